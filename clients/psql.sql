@@ -1,4 +1,5 @@
--- Puts a job by psql, in the transaction that inserts an order. Both exist after the commit, and neither after a rollback.
+-- Puts a job by psql, in the transaction that inserts an order. Both exist after the commit, and neither after a
+-- rollback.
 BEGIN;
 INSERT INTO client_order VALUES ('psql', 1);
 SELECT pq.queue_call('shop', 'shop.mail', kwargs => '{"to": "psql-1@example.com", "subject": "Your order"}',

@@ -104,7 +104,9 @@ impl Exec {
 
     /// Runs the command with `input` on its standard input, and waits for its end.
     ///
-    /// Its standard error is forwarded, and the end of it is kept. The command runs in a process group of its own, which gets SIGTERM when it must end and SIGKILL five seconds later. If this process dies, the group gets SIGKILL at once.
+    /// Its standard error is forwarded, and the end of it is kept. The command runs in a process group of its own,
+    /// which gets SIGTERM when it must end and SIGKILL five seconds later. If this process dies, the group gets
+    /// SIGKILL at once.
     pub(crate) fn run(
         &self,
         input: &str,
@@ -202,8 +204,8 @@ fn wait(child: &mut Child, should_stop: impl Fn() -> bool) -> io::Result<ExitSta
     }
 }
 
-/// Waits for the rest of a process group whose first process has ended after SIGTERM, and kills what does not end in time.
-/// It would go on beside the next attempt.
+/// Waits for the rest of a process group whose first process has ended after SIGTERM, and kills what does not end in
+/// time. It would go on beside the next attempt.
 fn end_group(group: u32, terminated_at: Instant) {
     while id_of(group).is_some_and(|id| test_kill_process_group(id).is_ok()) {
         if terminated_at.elapsed() > KILL_AFTER {
@@ -224,8 +226,8 @@ fn signal(group: u32, signal: Signal) {
     }
 }
 
-/// Returns the trace context for a command that is a handler of a job: that of the handler's span if that is exported, and
-/// otherwise the one in which the job was put.
+/// Returns the trace context for a command that is a handler of a job: that of the handler's span if that is
+/// exported, and otherwise the one in which the job was put.
 pub(crate) fn handler_trace(job: &Claim) -> Trace {
     let trace = otlp::current_trace();
     if trace.is_empty() { job.annotations.trace() } else { trace }

@@ -1,9 +1,9 @@
 //! The hidden command `pq exec-guard`: kills the commands of a process that died.
 //!
-//! A worker that is killed cannot end the commands that it runs. They would go on beside the next attempt of their jobs.
-//! So a process that runs commands starts one guard, in a process group of its own, and reports to it through a pipe
-//! which process groups begin and end. The kernel closes the pipe when the process ends in whatever way. The guard then kills
-//! the groups that are left.
+//! A worker that is killed cannot end the commands that it runs. They would go on beside the next attempt of their
+//! jobs. So a process that runs commands starts one guard, in a process group of its own, and reports to it through a
+//! pipe which process groups begin and end. The kernel closes the pipe when the process ends in whatever way. The
+//! guard then kills the groups that are left.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Write};
@@ -23,7 +23,8 @@ const NAME: &str = "exec-guard";
 /// The pipe to the guard of this process; `None` if the guard could not be started.
 static GUARD: LazyLock<Mutex<Option<ChildStdin>>> = LazyLock::new(|| Mutex::new(start()));
 
-/// Starts the guard if it does not run. A command that began before would outlive this process if it is killed meanwhile.
+/// Starts the guard if it does not run. A command that began before would outlive this process if it is killed
+/// meanwhile.
 pub(crate) fn prepare() {
     LazyLock::force(&GUARD);
 }

@@ -11,7 +11,8 @@ use crate::output;
 
 /// Bytes kept from the end of standard error, for the error message of the job.
 const STDERR_LIMIT: usize = 1_500;
-/// The longest part of standard error that is passed on as one line, in bytes. The log of a job keeps no more of a line.
+/// The longest part of standard error that is passed on as one line, in bytes. The log of a job keeps no more of a
+/// line.
 const LINE_LIMIT: usize = 8 << 10;
 /// The longest result of a job, in bytes.
 const STDOUT_LIMIT: usize = 1 << 20;
@@ -45,8 +46,8 @@ impl Pipe {
         Self { kept, ended }
     }
 
-    /// Returns what was kept. A process that the command left running may hold the pipe open without end, so the wait is
-    /// bounded.
+    /// Returns what was kept. A process that the command left running may hold the pipe open without end, so the wait
+    /// is bounded.
     fn end(&self) -> Vec<u8> {
         if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(GRACE) {
             tracing::debug!("the output is still open after the command ended");
@@ -146,8 +147,8 @@ impl Stdout {
         Self { beginning: child.stdout.take().map(|stdout| Pipe::read(stdout, keep)), bytes }
     }
 
-    /// Returns the text after the command has ended, without the line break at its end, or why it cannot be a result. It is
-    /// empty if the output was not piped.
+    /// Returns the text after the command has ended, without the line break at its end, or why it cannot be a result.
+    /// It is empty if the output was not piped.
     pub(crate) fn end(&self) -> Result<String, String> {
         let printed = self.beginning.as_ref().map(Pipe::end).unwrap_or_default();
         if printed.len() > STDOUT_LIMIT {

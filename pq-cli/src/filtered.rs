@@ -98,8 +98,8 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// Changes the jobs: those of a queue after confirmation. Without an option for the state it changes those of a queue in
-    /// one of the states `default`, or all if there is none.
+    /// Changes the jobs: those of a queue after confirmation. Without an option for the state it changes those of a
+    /// queue in one of the states `default`, or all if there is none.
     pub(crate) fn change(
         &self,
         pq: &Pq,

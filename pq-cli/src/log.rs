@@ -27,7 +27,8 @@ pub(crate) struct LogOptions {
     debug: bool,
 }
 
-/// Writes events as lines of text. A line break within an event, such as one in the error of a command, is written as `\n`.
+/// Writes events as lines of text. A line break within an event, such as one in the error of a command, is written as
+/// `\n`.
 struct OneLine<W>(W);
 
 impl<W: io::Write> io::Write for OneLine<W> {
@@ -54,8 +55,8 @@ enum LogFormat {
 }
 
 impl LogOptions {
-    /// Starts to log. `default` is the level if neither an option nor RUST_LOG sets one. `spans` also gets the spans of the
-    /// library.
+    /// Starts to log. `default` is the level if neither an option nor RUST_LOG sets one. `spans` also gets the spans
+    /// of the library.
     pub(crate) fn init(
         &self,
         default: LevelFilter,

@@ -85,8 +85,8 @@ fn command() -> clap::Command {
     complete_definition(Args::command())
 }
 
-/// Lets every argument take a negative number as its value, such as the payload `-1`, completes the names of queues, and lists
-/// the options that every command takes behind its own.
+/// Lets every argument take a negative number as its value, such as the payload `-1`, completes the names of queues,
+/// and lists the options that every command takes behind its own.
 fn complete_definition(command: clap::Command) -> clap::Command {
     command
         .mut_args(|arg| match arg.get_action().takes_values() {

@@ -125,8 +125,8 @@ impl Annotations {
         self.0.is_none()
     }
 
-    /// Returns the trace context in which the job was put. It is empty if there was none, or if another program stored it
-    /// in another form, as are the tags and the metadata.
+    /// Returns the trace context in which the job was put. It is empty if there was none, or if another program
+    /// stored it in another form, as are the tags and the metadata.
     #[must_use]
     pub fn trace(&self) -> Trace {
         self.read(|members| members.trace)
@@ -157,7 +157,8 @@ impl Annotations {
         self.read(|members| members.cost)
     }
 
-    /// Returns whether the job keeps its serialization key while it waits for a retry. See [`crate::PutOptions::strict_order`].
+    /// Returns whether the job keeps its serialization key while it waits for a retry. See
+    /// [`crate::PutOptions::strict_order`].
     #[must_use]
     pub fn is_strict(&self) -> bool {
         self.read(|members| members.strict)
@@ -169,7 +170,8 @@ impl Annotations {
         self.read(|members| members.batch)
     }
 
-    /// Returns how the jobs have ended that this job has waited for. `None` if it has not waited for any, or waits still.
+    /// Returns how the jobs have ended that this job has waited for. `None` if it has not waited for any, or waits
+    /// still.
     #[must_use]
     pub fn ended(&self) -> Option<EndedCounts> {
         self.read(|members| members.ended)
@@ -180,7 +182,8 @@ impl Annotations {
         Self::of(&Noted { ended, wake: None, ..self.noted() })
     }
 
-    /// Returns the workflow that the job belongs to, and its name in it. `None` if it belongs to none, or stands for one.
+    /// Returns the workflow that the job belongs to, and its name in it. `None` if it belongs to none, or stands for
+    /// one.
     #[must_use]
     pub fn workflow(&self) -> Option<WorkflowJob> {
         self.read(|members| members.workflow)
@@ -206,7 +209,8 @@ impl Annotations {
         Self::of(&Noted { wake, ..self.noted() })
     }
 
-    /// Returns whether the end of the job is awaited: the job is kept when it is done, and callers that wait are notified.
+    /// Returns whether the end of the job is awaited: the job is kept when it is done, and callers that wait are
+    /// notified.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         // Every job that is settled is asked, and few have the member.
@@ -327,8 +331,8 @@ fn has_nul(value: &Value) -> bool {
     }
 }
 
-/// Returns whether a value contains another, as `@>` of PostgreSQL's `jsonb` does: an object has the members, an array has
-/// an item for each, and anything else is equal.
+/// Returns whether a value contains another, as `@>` of PostgreSQL's `jsonb` does: an object has the members, an
+/// array has an item for each, and anything else is equal.
 pub(crate) fn contains(value: &Value, part: &Value) -> bool {
     match (value, part) {
         (Value::Object(members), Value::Object(parts)) => contains_members(members, parts),

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// An attempt of a job that failed or was lost.
 ///
-/// The store logs it with the statement that requeues or archives the job, so a job that succeeds at once has no log and
-/// costs nothing. An attempt that succeeded, was cancelled, snoozed or given back is not logged.
+/// The store logs it with the statement that requeues or archives the job, so a job that succeeds at once has no log
+/// and costs nothing. An attempt that succeeded, was cancelled, snoozed or given back is not logged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptEntry {
     /// The number of the attempt. Several entries have the same one if attempts did not count, and the numbers begin

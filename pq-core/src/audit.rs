@@ -39,7 +39,8 @@ pub struct AuditEntry {
     pub record: AuditRecord,
 }
 
-/// What an operation is called in the audit log, and what it is on: for a crate that runs the operations of a store itself.
+/// What an operation is called in the audit log, and what it is on: for a crate that runs the operations of a store
+/// itself.
 #[derive(Clone, Debug)]
 pub struct Action<'a> {
     name: &'a str,

@@ -31,14 +31,15 @@ impl Claim {
         matches!(self.held, Held::Lease { .. }).then_some(self.token)
     }
 
-    /// Returns whether a correction of the cost has to be sent to the store. For a crate that sends it on connections of its own.
+    /// Returns whether a correction of the cost has to be sent to the store. For a crate that sends it on connections
+    /// of its own.
     ///
     /// A job that a transaction took from a queue without limits took no tokens.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidAnnotation`] for a cost above 1,000,000. [`Error::InvalidSetting`] if a transaction took the job from a
-    /// limited queue.
+    /// [`Error::InvalidAnnotation`] for a cost above 1,000,000. [`Error::InvalidSetting`] if a transaction took the
+    /// job from a limited queue.
     pub fn is_cost_correctable(&self, cost: u32) -> Result<bool, Error> {
         let most = Annotations::MAX_COST;
         if cost > most {

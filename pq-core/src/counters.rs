@@ -157,7 +157,8 @@ impl Counters {
 pub struct TaskCounters {
     /// The queue.
     pub queue: QueueName,
-    /// The name of the task. Empty for jobs that are no calls of a task, and for those that a worker had no handler for.
+    /// The name of the task. Empty for jobs that are no calls of a task, and for those that a worker had no handler
+    /// for.
     pub task: String,
     /// The counters.
     pub counters: Counters,
@@ -169,8 +170,8 @@ impl TaskCounters {
 
     /// Merges counters of the same queue and task, sorted by queue and task.
     ///
-    /// At most `max_queues` queues and `max_tasks` tasks of each are kept, those with the most tried or put jobs. The rest is
-    /// counted as [`TaskCounters::OTHER`].
+    /// At most `max_queues` queues and `max_tasks` tasks of each are kept, those with the most tried or put jobs. The
+    /// rest is counted as [`TaskCounters::OTHER`].
     #[must_use]
     pub fn merge(all: impl IntoIterator<Item = Self>, max_queues: usize, max_tasks: usize) -> Vec<Self> {
         let mut by_queue = BTreeMap::<QueueName, BTreeMap<String, Counters>>::new();

@@ -1,9 +1,9 @@
 //! The payload of a task's job: the JSON object that Python's `pq.tasks` writes and reads.
 //!
 //! The keys `function`, `args`, `kwargs`, `retried`, `retry_in` and `max_retries` are Python's. Both implementations
-//! keep unknown keys when they retry a job. This one adds `retries`, `counted`, `backoff`, `timeout`, `lease` and `unknown`,
-//! and reads `max_retries` and `retry_in` only from calls of others: in its own they tell Python the policy of
-//! the task.
+//! keep unknown keys when they retry a job. This one adds `retries`, `counted`, `backoff`, `timeout`, `lease` and
+//! `unknown`, and reads `max_retries` and `retry_in` only from calls of others: in its own they tell Python the
+//! policy of the task.
 
 use std::fmt;
 use std::sync::Arc;

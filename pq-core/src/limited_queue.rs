@@ -15,8 +15,8 @@ pub struct LimitedQueue {
     pub at: DateTime<Utc>,
     /// What the queue uses of its own limits.
     pub used: LimitUse,
-    /// Its groups that have a due or a running job or limits of their own, sorted by name. The first one, without a name,
-    /// has the jobs without a group.
+    /// Its groups that have a due or a running job or limits of their own, sorted by name. The first one, without a
+    /// name, has the jobs without a group.
     pub groups: Vec<GroupUse>,
 }
 
@@ -44,8 +44,8 @@ impl LimitedQueue {
         self.limits.reached(of.least_cost, self.used, group, self.at)
     }
 
-    /// Returns how many due jobs wait because of each kind of limit, with its name. A job that waits because of several is counted for
-    /// the first.
+    /// Returns how many due jobs wait because of each kind of limit, with its name. A job that waits because of
+    /// several is counted for the first.
     #[must_use]
     pub fn held_back(&self) -> [(&'static str, u64); 4] {
         let mut jobs = [0; 4];

@@ -61,8 +61,8 @@ pub struct GroupLimits {
 
 /// A token bucket: it gains tokens at a rate, holds a burst of them at most, and is full at first.
 ///
-/// A job takes one token, or its cost ([`crate::PutOptions::cost`]). So in a time `t` at most `burst + t * tokens / per`
-/// are taken.
+/// A job takes one token, or its cost ([`crate::PutOptions::cost`]). So in a time `t` at most
+/// `burst + t * tokens / per` are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
     /// The tokens that the bucket gains in a period.
@@ -75,7 +75,8 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Creates a rate of `tokens` in each period of length `per`. Its burst is what it gains in a second, and at least 1.
+    /// Creates a rate of `tokens` in each period of length `per`. Its burst is what it gains in a second, and at
+    /// least 1.
     #[must_use]
     pub fn new(tokens: u32, per: Duration) -> Self {
         let in_a_second = f64::from(tokens) / per.as_secs_f64();
@@ -260,8 +261,8 @@ impl Limits {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] if a limit is not in 1 to [`Limits::MAX`], a period or a group is invalid, or a group of a
-    /// queue that is not fair has a weight.
+    /// [`Error::InvalidSetting`] if a limit is not in 1 to [`Limits::MAX`], a period or a group is invalid, or a
+    /// group of a queue that is not fair has a weight.
     pub fn to_json(&self) -> Result<Option<String>, Error> {
         let of_groups = self.groups.values();
         let running = of_groups.clone().map(|group| group.running);

@@ -11,9 +11,9 @@ use crate::handler::{ask_for_current, current};
 
 /// Keeps the events of leased handlers in the logs of their jobs. See [`crate::Context::log`].
 ///
-/// An event belongs to the attempt that its thread runs, or whose future it polls. Those of threads and tasks that a handler
-/// starts itself are not kept, and neither are the events of this library. A line has the event's message and fields. The
-/// library's limits apply: 8 KiB for each line, and 64 KiB for each job.
+/// An event belongs to the attempt that its thread runs, or whose future it polls. Those of threads and tasks that a
+/// handler starts itself are not kept, and neither are the events of this library. A line has the event's message and
+/// fields. The library's limits apply: 8 KiB for each line, and 64 KiB for each job.
 ///
 /// ```
 /// use pq_core::{JobLogLayer, Pq, Worker, memory::MemoryStore};

@@ -119,8 +119,8 @@ pub struct LogLine {
 }
 
 impl LogLine {
-    /// The size of the log that a job keeps, in bytes: the newest lines of all its attempts. Each line counts the bytes of
-    /// its text and [`LogLine::OVERHEAD`].
+    /// The size of the log that a job keeps, in bytes: the newest lines of all its attempts. Each line counts the
+    /// bytes of its text and [`LogLine::OVERHEAD`].
     pub const MAX_KEPT: usize = 64 << 10;
 
     /// What a line counts besides its text, in bytes.

@@ -126,8 +126,8 @@ pub struct OperationReport {
 pub enum ChangeOutcome {
     /// The job was changed.
     Changed,
-    /// The job runs under a lease, and its handler learns that it should end. Or it is a workflow, whose jobs are cancelled, and
-    /// which ends when they have ended.
+    /// The job runs under a lease, and its handler learns that it should end. Or it is a workflow, whose jobs are
+    /// cancelled, and which ends when they have ended.
     Requested,
     /// An open transaction holds the job. Ask again when that has ended.
     Held,

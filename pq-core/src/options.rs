@@ -86,8 +86,8 @@ impl PutOptions {
 
     /// Sets the tags: at most 16, of 1 to 128 bytes each. Default: none.
     ///
-    /// They do not change how the job runs. Operators find jobs by them ([`crate::Filter::tag`]), and the handler reads them
-    /// by [`crate::Annotations::tags`]. They are kept with the archived job.
+    /// They do not change how the job runs. Operators find jobs by them ([`crate::Filter::tag`]), and the handler
+    /// reads them by [`crate::Annotations::tags`]. They are kept with the archived job.
     ///
     /// ```
     /// # use pq_core::{Filter, Pq, PutOptions, memory::MemoryStore};
@@ -104,7 +104,8 @@ impl PutOptions {
 
     /// Sets the metadata: a JSON object of at most 4 KiB. Default: none.
     ///
-    /// Like tags it does not change how the job runs. See [`crate::Filter::metadata()`] and [`crate::Annotations::metadata`].
+    /// Like tags it does not change how the job runs. See [`crate::Filter::metadata()`] and
+    /// [`crate::Annotations::metadata`].
     pub fn metadata(mut self, metadata: impl Serialize) -> Self {
         self.metadata = Some(match serde_json::to_value(metadata) {
             Ok(Value::Object(members)) => Ok(members),
@@ -130,17 +131,18 @@ impl PutOptions {
         self
     }
 
-    /// Lets the job keep its serialization key while it waits for a retry. Default: the next job of the key is taken meanwhile.
+    /// Lets the job keep its serialization key while it waits for a retry. Default: the next job of the key is taken
+    /// meanwhile.
     ///
-    /// So the jobs of a key end in their order: one that has failed is tried until it is done or dead, and the others wait. State
-    /// it for all jobs of the key. It has no effect without a serialization key.
+    /// So the jobs of a key end in their order: one that has failed is tried until it is done or dead, and the others
+    /// wait. State it for all jobs of the key. It has no effect without a serialization key.
     pub fn strict_order(mut self) -> Self {
         self.strict = true;
         self
     }
 
-    /// Keeps the job in the archive when it is done, and notifies callers that wait for its end. Default: it is kept if its
-    /// handler keeps it.
+    /// Keeps the job in the archive when it is done, and notifies callers that wait for its end. Default: it is kept
+    /// if its handler keeps it.
     ///
     /// Set it for a job whose result is read by [`crate::Pq::result`] or awaited by [`crate::Pq::wait_for`] later.
     /// [`crate::Task::call_and_wait`] sets it. A put that keeps or reschedules another job does not change that job.
@@ -151,9 +153,9 @@ impl PutOptions {
 
     /// Adds jobs that must be done before this one is due. Default: none.
     ///
-    /// The job waits until all of them have ended. If one is dead or cancelled, it is cancelled. A job that a get took, or
-    /// that was deleted, counts as done, and so does an id that no job has. So name jobs that were put in the same
-    /// transaction, or whose put has committed.
+    /// The job waits until all of them have ended. If one is dead or cancelled, it is cancelled. A job that a get
+    /// took, or that was deleted, counts as done, and so does an id that no job has. So name jobs that were put in
+    /// the same transaction, or whose put has committed.
     ///
     /// Such a job has no time and no unique key.
     pub fn after(self, jobs: impl IntoIterator<Item = JobId>) -> Self {

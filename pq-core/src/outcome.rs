@@ -114,8 +114,8 @@ impl Outcome {
 
     /// Returns this outcome without the writes of the transactional handler that returns it.
     ///
-    /// The job is settled in a transaction after theirs. If the process crashes in between, the job is ready again, as if
-    /// the handler had not run. Everywhere else than in a transactional handler this is the outcome itself.
+    /// The job is settled in a transaction after theirs. If the process crashes in between, the job is ready again,
+    /// as if the handler had not run. Everywhere else than in a transactional handler this is the outcome itself.
     ///
     /// ```
     /// # use pq_core::{Outcome, Pq, Worker, memory::MemoryStore};
@@ -187,8 +187,8 @@ pub enum CancelOutcome {
     Cancelled,
     /// The job runs under a lease. Its handler learns of the request by [`crate::Context::is_cancelled`].
     ///
-    /// If this attempt does not complete the job, it is archived as cancelled and not retried. A workflow is cancelled by the
-    /// next run of maintenance, and ends when its running jobs have ended.
+    /// If this attempt does not complete the job, it is archived as cancelled and not retried. A workflow is
+    /// cancelled by the next run of maintenance, and ends when its running jobs have ended.
     Requested,
     /// A transaction holds the job, so nothing was done. Ask again when that transaction has ended.
     Held,

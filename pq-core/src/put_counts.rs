@@ -185,8 +185,8 @@ fn store_regularly<S: Store>(store: &S, uncounted: &Uncounted, stopped: &Receive
     }
 }
 
-/// Returns whether a store that failed to add counters may have added them. They must not be sent again, because what is
-/// counted twice is worse than what is not counted.
+/// Returns whether a store that failed to add counters may have added them. They must not be sent again, because what
+/// is counted twice is worse than what is not counted.
 pub fn may_have_counted(error: &impl StoreError) -> bool {
     error.is_unavailable() && !error.is_read_only()
 }

@@ -87,8 +87,8 @@ pub struct MaintenanceReport {
     pub returned: u64,
     /// Jobs that were deleted from the archive.
     pub pruned: u64,
-    /// Whether the run reached one of its limits, so that more leases may have expired, or more jobs may have ended for which
-    /// others wait.
+    /// Whether the run reached one of its limits, so that more leases may have expired, or more jobs may have ended
+    /// for which others wait.
     pub more: bool,
     /// Whether jobs wait until others have ended.
     pub waits: bool,

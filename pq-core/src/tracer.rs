@@ -7,10 +7,11 @@ use tracing::{Instrument, Span};
 
 use crate::{Claim, Failure, Outcome, Put, QueueName, Trace};
 
-/// Connects the spans of a handle to a system of distributed tracing, such as OpenTelemetry. See [`crate::Pq::with_trace`].
+/// Connects the spans of a handle to a system of distributed tracing, such as OpenTelemetry. See
+/// [`crate::Pq::with_trace`].
 ///
-/// The library creates its spans by the crate `tracing`. A tracer returns the context that is stored with each job, and is
-/// told what each span is about, so that it can set the span's name, parent and attributes.
+/// The library creates its spans by the crate `tracing`. A tracer returns the context that is stored with each job,
+/// and is told what each span is about, so that it can set the span's name, parent and attributes.
 ///
 /// A function that returns the caller's trace context is a tracer, too.
 pub trait Tracer: Send + Sync {

@@ -45,8 +45,8 @@ pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(20);
 
 /// Polls, and sleeps between polls, until a poll finds jobs, the wait ends or `token` is cancelled.
 ///
-/// While the store is unavailable, polls are repeated with backoff. The first of them is logged, and their end. If the wait ends meanwhile, the last error is
-/// returned, since it is unknown whether the queue is empty.
+/// While the store is unavailable, polls are repeated with backoff. The first of them is logged, and their end. If
+/// the wait ends meanwhile, the last error is returned, since it is unknown whether the queue is empty.
 pub(crate) fn poll_and_wait<S: Store, R>(
     store: &S,
     subscribe: Subscribe<'_>,

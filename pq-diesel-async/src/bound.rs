@@ -21,10 +21,11 @@ use crate::task::Task;
 
 /// A queue on the caller's connection, inside whatever transaction that is in. See [`Queue::on`].
 ///
-/// No method waits for a job, since a wait would keep the caller's transaction open. No method commits a transaction that
-/// the caller began. On a connection outside of any transaction, each call is a transaction of its own.
+/// No method waits for a job, since a wait would keep the caller's transaction open. No method commits a transaction
+/// that the caller began. On a connection outside of any transaction, each call is a transaction of its own.
 ///
-/// If a future is dropped before it has ended, the state of the connection's transaction is unknown: drop the connection.
+/// If a future is dropped before it has ended, the state of the connection's transaction is unknown: drop the
+/// connection.
 pub struct BoundQueue<'a, T> {
     queue: &'a Queue<T>,
     conn: OnAsync<'a>,
@@ -129,12 +130,13 @@ impl<'a, T> BoundQueue<'a, T> {
         call.await
     }
 
-    /// Requeues a job that this transaction holds, or whose lease is held. Others can take it when the transaction commits.
+    /// Requeues a job that this transaction holds, or whose lease is held. Others can take it when the transaction
+    /// commits.
     ///
     /// # Errors
     ///
-    /// [`Refused::NotYours`] if the transaction does not hold the job, [`Refused::LeaseLost`] if its lease has been lost;
-    /// the database's own.
+    /// [`Refused::NotYours`] if the transaction does not hold the job, [`Refused::LeaseLost`] if its lease has been
+    /// lost; the database's own.
     pub async fn give_back(&mut self, job: &Job<T>) -> Result<(), Error> {
         let (store, conn, _) = self.parts();
         store.give_back_on(conn, job).await
@@ -142,8 +144,8 @@ impl<'a, T> BoundQueue<'a, T> {
 
     /// Settles a leased job, or a job that this transaction holds, in this transaction.
     ///
-    /// If the lease has been lost, roll the transaction back: otherwise its other writes commit, although another worker
-    /// may run the job too.
+    /// If the lease has been lost, roll the transaction back: otherwise its other writes commit, although another
+    /// worker may run the job too.
     ///
     /// # Errors
     ///
@@ -166,8 +168,8 @@ impl<'a, T> BoundQueue<'a, T> {
     ///
     /// # Errors
     ///
-    /// [`Refused::LeaseLost`] if the lease has been lost; the other errors of [`pq_core::BoundQueue::correct_cost`]; the
-    /// database's own.
+    /// [`Refused::LeaseLost`] if the lease has been lost; the other errors of [`pq_core::BoundQueue::correct_cost`];
+    /// the database's own.
     pub async fn correct_cost(&mut self, job: &Job<T>, cost: u32) -> Result<(), Error> {
         if !job.is_cost_correctable(cost)? {
             return Ok(());
@@ -246,13 +248,13 @@ impl<T: Serialize> BoundQueue<'_, T> {
 
     /// Replaces the payload of a job that this transaction or a lease holds.
     ///
-    /// If the job is requeued by [`BoundQueue::give_back`], it has the new payload. For a leased job this is a checkpoint:
-    /// the next attempt starts with the new payload.
+    /// If the job is requeued by [`BoundQueue::give_back`], it has the new payload. For a leased job this is a
+    /// checkpoint: the next attempt starts with the new payload.
     ///
     /// # Errors
     ///
-    /// [`Refused::NotYours`] if the transaction does not hold the job, [`Refused::LeaseLost`] if its lease has been lost,
-    /// and the errors of [`Queue::put`] for the payload. The job is unchanged then.
+    /// [`Refused::NotYours`] if the transaction does not hold the job, [`Refused::LeaseLost`] if its lease has been
+    /// lost, and the errors of [`Queue::put`] for the payload. The job is unchanged then.
     pub async fn update(&mut self, job: &mut Job<T>, data: T) -> Result<(), Error> {
         let payload = self.queue.queue.encode_payload(&data)?;
         let (store, conn, _) = self.parts();

@@ -13,8 +13,9 @@ use crate::shared::Shared;
 
 /// The settings of a handle. See [`Pq::builder`].
 ///
-/// A handle has a URL, a pool of the application, or both. From the URL it makes a pool of its own, if it was given none,
-/// and listens for notifications. A worker needs the URL, too: the threads that take jobs have connections of their own.
+/// A handle has a URL, a pool of the application, or both. From the URL it makes a pool of its own, if it was given
+/// none, and listens for notifications. A worker needs the URL, too: the threads that take jobs have connections of
+/// their own.
 #[derive(Clone)]
 #[must_use]
 pub struct Builder {
@@ -49,9 +50,9 @@ impl fmt::Debug for Builder {
 impl Builder {
     /// Sets the database, as a URL or a libpq `key=value` string. Default: none.
     ///
-    /// The handle makes a pool of up to [`Builder::pool_size`] connections from it, unless it is given one. These do not use
-    /// TLS: for a server that requires it, pass a pool whose connections do. The connections that listen and that workers
-    /// use from threads are opened by libpq, with all its settings. See [`pq_diesel::Builder::url`].
+    /// The handle makes a pool of up to [`Builder::pool_size`] connections from it, unless it is given one. These do
+    /// not use TLS: for a server that requires it, pass a pool whose connections do. The connections that listen and
+    /// that workers use from threads are opened by libpq, with all its settings. See [`pq_diesel::Builder::url`].
     pub fn url(mut self, url: &str) -> Self {
         self.blocking = self.blocking.url(url);
         self.url = Some(url.to_owned());
@@ -60,8 +61,8 @@ impl Builder {
 
     /// Sets a pool of the application to take connections from. Default: a pool that the handle makes from the URL.
     ///
-    /// **Without [`Builder::url`] the handle cannot listen: waits poll every 250 ms**, and the handle logs a warning when it
-    /// is built. `.listen(false)` silences the warning.
+    /// **Without [`Builder::url`] the handle cannot listen: waits poll every 250 ms**, and the handle logs a warning
+    /// when it is built. `.listen(false)` silences the warning.
     #[cfg(feature = "deadpool")]
     pub fn deadpool(
         mut self,
@@ -141,9 +142,9 @@ impl Builder {
 
     /// Sets how long a call of the handle may take on its connection. Default: 30 s.
     ///
-    /// After this time the connection is closed, and the call returns [`Error::Unavailable`], or [`Error::OutcomeUnknown`]
-    /// if a change may have been committed. What you send on a connection has no such limit, nor have `clear`, requeueing
-    /// and migrations. Values are limited to 10 ms and 30 days.
+    /// After this time the connection is closed, and the call returns [`Error::Unavailable`], or
+    /// [`Error::OutcomeUnknown`] if a change may have been committed. What you send on a connection has no such
+    /// limit, nor have `clear`, requeueing and migrations. Values are limited to 10 ms and 30 days.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.blocking = self.blocking.call_timeout(timeout);
         self.call_timeout = timeout.clamp(Duration::from_millis(10), Duration::from_secs(30 * 86_400));
@@ -168,7 +169,8 @@ impl Builder {
         self
     }
 
-    /// Sets what connects the handle to a system of distributed tracing. Default: none. See [`pq_diesel::Builder::trace`].
+    /// Sets what connects the handle to a system of distributed tracing. Default: none. See
+    /// [`pq_diesel::Builder::trace`].
     pub fn trace(mut self, tracer: impl Tracer + 'static) -> Self {
         self.blocking = self.blocking.trace(tracer);
         self

@@ -20,7 +20,8 @@ impl Context {
     /// Calls a task, lets the job wait until that call has ended, without a worker, and returns what became of it. See
     /// [`pq_core::Context::call_and_wait`].
     ///
-    /// The handler must return the error. If the future is dropped, the call was put and the job waits for it, or neither.
+    /// The handler must return the error. If the future is dropped, the call was put and the job waits for it, or
+    /// neither.
     ///
     /// # Errors
     ///

@@ -19,8 +19,8 @@ use crate::shared::{Shared, change_on_connection};
 /// The worker extends the lease while the handler runs. A handler that runs for long should end early when
 /// [`Context::cancelled`] is ready, or ask [`Context::should_stop`] from time to time.
 ///
-/// If the process crashes, the lease expires, and another worker begins the next attempt. To write to the database exactly
-/// once, complete the job in the same transaction with [`Context::complete_with`].
+/// If the process crashes, the lease expires, and another worker begins the next attempt. To write to the database
+/// exactly once, complete the job in the same transaction with [`Context::complete_with`].
 #[derive(Clone)]
 pub struct Context {
     pub(crate) shared: Arc<Shared>,
@@ -78,10 +78,11 @@ impl Context {
         self.context.is_aborting()
     }
 
-    /// Waits until the handler should return early: its job is to be cancelled, its lease was lost, or the worker aborts.
+    /// Waits until the handler should return early: its job is to be cancelled, its lease was lost, or the worker
+    /// aborts.
     ///
-    /// Ready within a tenth of a second after [`Context::should_stop`] became true. An error that the handler returns after
-    /// an abort gives its job back, and the attempt is not counted.
+    /// Ready within a tenth of a second after [`Context::should_stop`] became true. An error that the handler returns
+    /// after an abort gives its job back, and the attempt is not counted.
     pub async fn cancelled(&self) {
         self.cancellation_token().cancelled().await;
     }
@@ -97,7 +98,8 @@ impl Context {
         self.context.outcome_of(outcome)
     }
 
-    /// Notes how many units of work are done, of how many, and what the handler does. See [`pq_core::Context::progress`].
+    /// Notes how many units of work are done, of how many, and what the handler does. See
+    /// [`pq_core::Context::progress`].
     pub fn progress(&self, done: u64, total: u64, note: &str) {
         self.context.progress(done, total, note);
     }
@@ -118,8 +120,8 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// [`Refused::LeaseLost`] if the lease has expired or the job is settled; [`Error::Refused`] for a cost above 1,000,000; the
-    /// database's own.
+    /// [`Refused::LeaseLost`] if the lease has expired or the job is settled; [`Error::Refused`] for a cost above
+    /// 1,000,000; the database's own.
     pub async fn cost(&self, tokens: u32) -> Result<(), Error> {
         let job = self.context.job();
         if !job.is_cost_correctable(tokens)? {
@@ -134,8 +136,8 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// [`Refused::LeaseLost`] if the lease has expired, [`Refused::LeaseLocked`] if an open transaction settles the job; the
-    /// database's own.
+    /// [`Refused::LeaseLost`] if the lease has expired, [`Refused::LeaseLocked`] if an open transaction settles the
+    /// job; the database's own.
     pub async fn extend_lease(&self) -> Result<(), Error> {
         let context = Arc::clone(&self.context);
         let extended = tokio::task::spawn_blocking(move || context.extend_lease()).await;
@@ -149,8 +151,8 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// [`Refused::LeaseLost`] if the lease has expired. Return it from the transaction, so that it is rolled back: the next
-    /// attempt does the work. The database's own.
+    /// [`Refused::LeaseLost`] if the lease has expired. Return it from the transaction, so that it is rolled back:
+    /// the next attempt does the work. The database's own.
     pub async fn complete_with(&self, conn: &mut AsyncPgConnection) -> Result<(), Error> {
         self.settle_with(conn, Outcome::Complete).await
     }

@@ -1,8 +1,8 @@
 //! Puts of many tasks that share a statement and a commit.
 //!
-//! A put queues its jobs and waits for the answer. A task of its own, the leader, puts what has queued by one statement,
-//! again and again until nothing is queued. While a statement is on its way the next group gathers, so the more tasks put
-//! at once, the larger are the groups. A put whose future is dropped is not undone.
+//! A put queues its jobs and waits for the answer. A task of its own, the leader, puts what has queued by one
+//! statement, again and again until nothing is queued. While a statement is on its way the next group gathers, so the
+//! more tasks put at once, the larger are the groups. A put whose future is dropped is not undone.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

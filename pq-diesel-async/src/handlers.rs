@@ -17,9 +17,9 @@ use crate::transactional::{OnConnection, outcome_of, run_attempt, run_under_leas
 impl<A: DeserializeOwned + Send + 'static> Task<A> {
     /// Creates an asynchronous handler that runs under a lease, while no transaction is open.
     ///
-    /// A [`crate::Worker`] runs many at the same time. The job runs at least once: after a crash it is requeued when the lease
-    /// has expired. The handler must therefore be safe to repeat, or complete the job together with its writes by
-    /// [`Context::complete_with`]. See [`pq_core::Task::leased_async`].
+    /// A [`crate::Worker`] runs many at the same time. The job runs at least once: after a crash it is requeued when
+    /// the lease has expired. The handler must therefore be safe to repeat, or complete the job together with its
+    /// writes by [`Context::complete_with`]. See [`pq_core::Task::leased_async`].
     ///
     /// ```no_run
     /// # fn handlers(pq: &pq_diesel_async::Pq) -> Result<pq_diesel_async::Handler, pq_diesel_async::Error> {
@@ -52,19 +52,20 @@ impl<A: DeserializeOwned + Send + 'static> Task<A> {
     /// Creates an asynchronous handler that runs in a transaction, on the connection that it receives.
     ///
     /// The take, the handler's writes on that connection and the job's completion are one commit, or nothing of them
-    /// happened: exactly once, for effects in the database. After a crash everything is rolled back, and the job is ready
-    /// again as soon as the server notices. The next attempt runs under a lease, so that a job that kills its worker is found:
-    /// its writes and its completion then commit together in a transaction of their own. So do those of a queue that has
-    /// leased handlers, too.
+    /// happened: exactly once, for effects in the database. After a crash everything is rolled back, and the job is
+    /// ready again as soon as the server notices. The next attempt runs under a lease, so that a job that kills its
+    /// worker is found: its writes and its completion then commit together in a transaction of their own. So do those
+    /// of a queue that has leased handlers, too.
     ///
-    /// Each running handler has a connection of the handle's pool. Default of [`pq_core::Handler::concurrency`]: the size of
-    /// a deadpool pool, else no limit. Set it to fewer, so that connections are left for the rest of the application. The
-    /// smallest limit of the tasks of a queue is that of the queue.
+    /// Each running handler has a connection of the handle's pool. Default of [`pq_core::Handler::concurrency`]: the
+    /// size of a deadpool pool, else no limit. Set it to fewer, so that connections are left for the rest of the
+    /// application. The smallest limit of the tasks of a queue is that of the queue.
     ///
-    /// An error of the handler rolls back its writes and fails the attempt. At a timeout its statement is cancelled, and the
-    /// connection is closed. After a conflict with another transaction the handler is run again at once, three times at most,
-    /// if its error is diesel's or this crate's, or if the commit conflicts. If the connection is lost, or the pool lends none,
-    /// the job runs again, and the attempt is not counted. The handler must not commit or roll back the transaction itself.
+    /// An error of the handler rolls back its writes and fails the attempt. At a timeout its statement is cancelled,
+    /// and the connection is closed. After a conflict with another transaction the handler is run again at once,
+    /// three times at most, if its error is diesel's or this crate's, or if the commit conflicts. If the connection
+    /// is lost, or the pool lends none, the job runs again, and the attempt is not counted. The handler must not
+    /// commit or roll back the transaction itself.
     ///
     /// ```no_run
     /// # use diesel_async::RunQueryDsl;

@@ -1,8 +1,8 @@
 //! A transactional job queue on PostgreSQL, for asynchronous applications built on diesel-async and tokio.
 //!
-//! A put commits with the application's own writes, on the application's `&mut AsyncPgConnection`, in its own transaction.
-//! Thousands of asynchronous handlers run in one worker, in the application's runtime. Tables, statements and semantics
-//! are those of [`pq_diesel`], so blocking and asynchronous programs share queues.
+//! A put commits with the application's own writes, on the application's `&mut AsyncPgConnection`, in its own
+//! transaction. Thousands of asynchronous handlers run in one worker, in the application's runtime. Tables,
+//! statements and semantics are those of [`pq_diesel`], so blocking and asynchronous programs share queues.
 //!
 //! | for | start with |
 //! |---|---|
@@ -33,9 +33,9 @@
 //!
 //! # Dropping futures
 //!
-//! A future of this crate can be dropped at any await, for example by a timeout or a `select!`. No job is lost: a job that
-//! was being taken is back in its queue, a job that was being put is added or not, and a lease ends at its time. A
-//! connection of the handle whose call was not finished is closed, never returned to its pool, and its statement is
+//! A future of this crate can be dropped at any await, for example by a timeout or a `select!`. No job is lost: a job
+//! that was being taken is back in its queue, a job that was being put is added or not, and a lease ends at its time.
+//! A connection of the handle whose call was not finished is closed, never returned to its pool, and its statement is
 //! cancelled. A future that runs on **your** connection leaves it in an unknown state: drop the connection, too.
 
 #![warn(missing_debug_implementations)]

@@ -72,8 +72,8 @@ impl Drop for Lent {
         // Pools drop a connection in this state.
         AnsiTransactionManager::transaction_manager_status_mut(conn).set_in_error();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // The statement would otherwise go on for as long as it waits, for example for a lock. Over TLS the request may
-            // be refused, and then it does.
+            // The statement would otherwise go on for as long as it waits, for example for a lock. Over TLS the
+            // request may be refused, and then it does.
             let token = conn.cancel_token();
             runtime.spawn(async move { drop(token.cancel_query(NoTls).await) });
         }

@@ -101,7 +101,8 @@ impl Pq {
 
     /// Adds what this handle and its clones have put to the counters in the database.
     ///
-    /// The handle does that every 10 s, so only a program that ends needs this call. See [`pq_core::Pq::store_put_counts`].
+    /// The handle does that every 10 s, so only a program that ends needs this call. See
+    /// [`pq_core::Pq::store_put_counts`].
     ///
     /// # Errors
     ///
@@ -112,8 +113,8 @@ impl Pq {
 
     /// Runs `work` in a transaction at READ COMMITTED on a connection of the handle.
     ///
-    /// `Ok` commits. An error rolls back. If the future is dropped, the connection is closed, and the server rolls back. To
-    /// use a queue in the transaction, bind it to the connection by [`Queue::on`].
+    /// `Ok` commits. An error rolls back. If the future is dropped, the connection is closed, and the server rolls
+    /// back. To use a queue in the transaction, bind it to the connection by [`Queue::on`].
     ///
     /// # Errors
     ///
@@ -147,7 +148,8 @@ impl Pq {
         self.in_thread(move |pq| pq.explain(id)).await
     }
 
-    /// Returns the jobs for which a job waits or has waited, by id: at most `count`. See [`pq_core::PutOptions::after`].
+    /// Returns the jobs for which a job waits or has waited, by id: at most `count`. See
+    /// [`pq_core::PutOptions::after`].
     ///
     /// # Errors
     ///
@@ -317,7 +319,8 @@ impl Pq {
 
     /// Returns the jobs of expired leases to their queues and prunes the archive: for programs without a worker.
     ///
-    /// It takes as long as it needs: the call timeout does not apply. It does not put the periodic jobs that are due: [`pq_diesel::Pq::maintain`] of [`Pq::blocking`] does.
+    /// It takes as long as it needs: the call timeout does not apply. It does not put the periodic jobs that are due:
+    /// [`pq_diesel::Pq::maintain`] of [`Pq::blocking`] does.
     ///
     /// # Errors
     ///

@@ -31,8 +31,8 @@ type HeldJob<T> = Result<Option<(Lent, Job<T>)>, Error>;
 
 /// A queue of jobs with payloads of type `T`. Created by [`crate::Pq::queue`].
 ///
-/// Cheap to clone, and usable from many tasks at once. Its methods use connections of the handle. [`Queue::on`] gives the
-/// same methods on the caller's connection, inside the caller's transaction.
+/// Cheap to clone, and usable from many tasks at once. Its methods use connections of the handle. [`Queue::on`] gives
+/// the same methods on the caller's connection, inside the caller's transaction.
 ///
 /// The future of each method can be dropped at any time: see [the crate's documentation](crate#dropping-futures).
 pub struct Queue<T> {
@@ -140,13 +140,14 @@ impl<T> Queue<T> {
 impl<T: Serialize> Queue<T> {
     /// Enqueues a job.
     ///
-    /// The job is committed when this returns. Tasks that put at the same time share a statement and a commit. To enqueue
-    /// in a transaction of your own, use [`Queue::on`]. If the future is dropped, the job may have been added.
+    /// The job is committed when this returns. Tasks that put at the same time share a statement and a commit. To
+    /// enqueue in a transaction of your own, use [`Queue::on`]. If the future is dropped, the job may have been
+    /// added.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] if the payload is refused; nothing was sent then. The database's own. If the connection was lost
-    /// during the commit, the outcome is unknown, and the error says so.
+    /// [`Error::Refused`] if the payload is refused; nothing was sent then. The database's own. If the connection was
+    /// lost during the commit, the outcome is unknown, and the error says so.
     pub async fn put<Q: Serialize + ?Sized>(&self, data: &Q) -> Result<Put, Error>
     where
         T: Borrow<Q>,
@@ -194,9 +195,9 @@ impl<T: Serialize> Queue<T> {
 impl<T: DeserializeOwned + Send> Queue<T> {
     /// Takes the next job, waiting for one if necessary. Returns `None` if the wait ended without a job.
     ///
-    /// **At most once**: the take is committed before this returns, so a crash afterwards loses the job. If that matters,
-    /// use [`Queue::get_with`], [`Queue::lease`], or [`Queue::on`] in a transaction. If the future is dropped while the
-    /// take commits, the job is put again, with a new id.
+    /// **At most once**: the take is committed before this returns, so a crash afterwards loses the job. If that
+    /// matters, use [`Queue::get_with`], [`Queue::lease`], or [`Queue::on`] in a transaction. If the future is
+    /// dropped while the take commits, the job is put again, with a new id.
     ///
     /// No thread waits. A job whose payload is not a `T` is archived as dead, and the next job is taken instead.
     ///
@@ -209,8 +210,8 @@ impl<T: DeserializeOwned + Send> Queue<T> {
 
     /// Takes up to `count` jobs in queue order, waiting for the first one if necessary.
     ///
-    /// Returns an empty list if the wait ended without a job. **At most once**, as [`Queue::get`]. A list with fewer jobs
-    /// does not mean that no more are ready, see [`pq_core::Queue::get_many`].
+    /// Returns an empty list if the wait ended without a job. **At most once**, as [`Queue::get`]. A list with fewer
+    /// jobs does not mean that no more are ready, see [`pq_core::Queue::get_many`].
     ///
     /// # Errors
     ///
@@ -255,7 +256,8 @@ impl<T: DeserializeOwned + Send> Queue<T> {
     /// The take, what `work` writes on the connection, and the job's completion commit together or not at all. Returns
     /// `None` if the wait ended without a job. No transaction is open during the wait.
     ///
-    /// **Exactly once**, for effects in the database: an error, a crash or a dropped future returns the job to the queue.
+    /// **Exactly once**, for effects in the database: an error, a crash or a dropped future returns the job to the
+    /// queue.
     ///
     /// # Errors
     ///
@@ -319,9 +321,9 @@ impl<T: DeserializeOwned + Send> Queue<T> {
 
     /// Takes up to `count` jobs under a lease, waiting for the first one if necessary.
     ///
-    /// Returns an empty list if the wait ended without a job. The jobs are held for `lease`, or until they are settled by
-    /// [`Queue::settle`]. [`Queue::extend`] extends the lease. **At least once**: after a crash, or if the future is
-    /// dropped, the lease expires, and the jobs are requeued. See [`pq_core::Queue::lease`].
+    /// Returns an empty list if the wait ended without a job. The jobs are held for `lease`, or until they are
+    /// settled by [`Queue::settle`]. [`Queue::extend`] extends the lease. **At least once**: after a crash, or if the
+    /// future is dropped, the lease expires, and the jobs are requeued. See [`pq_core::Queue::lease`].
     ///
     /// # Errors
     ///
@@ -366,8 +368,8 @@ impl<T: DeserializeOwned + Send> Queue<T> {
 
     /// Returns a stream of jobs, each taken as by [`Queue::get`]: **at most once**.
     ///
-    /// The stream waits without limit, and ends when the queue's [`CancellationToken`] is cancelled. After an error, which
-    /// is an item, it goes on.
+    /// The stream waits without limit, and ends when the queue's [`CancellationToken`] is cancelled. After an error,
+    /// which is an item, it goes on.
     #[must_use]
     pub fn stream(&self) -> JobStream<T>
     where

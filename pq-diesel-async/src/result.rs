@@ -30,8 +30,8 @@ impl Pq {
         Ok(JobResult::of(job.as_ref())?)
     }
 
-    /// Returns what became of a job on the caller's connection, as [`Pq::result`] does. A transaction sees what it has done
-    /// itself.
+    /// Returns what became of a job on the caller's connection, as [`Pq::result`] does. A transaction sees what it
+    /// has done itself.
     ///
     /// # Errors
     ///
@@ -45,15 +45,15 @@ impl Pq {
         Ok(JobResult::of(job.as_ref())?)
     }
 
-    /// Waits until a job of any queue has ended, and returns what became of it. After `wait` it returns the job's state. See
-    /// [`pq_core::Pq::wait_for`].
+    /// Waits until a job of any queue has ended, and returns what became of it. After `wait` it returns the job's
+    /// state. See [`pq_core::Pq::wait_for`].
     ///
     /// The future holds no connection while it sleeps, and can be dropped at any await. The job stays awaited then.
     ///
     /// # Errors
     ///
-    /// [`Refused::InvalidResult`] if the result is not an `R`; [`Refused::WaitInTransaction`] if the connections of the pool
-    /// are in a transaction, as in a test; [`Refused::Stopped`]; the database's own.
+    /// [`Refused::InvalidResult`] if the result is not an `R`; [`Refused::WaitInTransaction`] if the connections of
+    /// the pool are in a transaction, as in a test; [`Refused::Stopped`]; the database's own.
     pub async fn wait_for<R: DeserializeOwned>(&self, id: JobId, wait: Wait) -> Result<JobResult<R>, Error> {
         wait_for(&self.shared, self.blocking().as_ref().cancellation_token(), id, wait).await
     }
@@ -61,7 +61,8 @@ impl Pq {
 
 /// The progress and the logs of jobs.
 impl Pq {
-    /// Returns how far handlers have come with these jobs, of those that have any progress. See [`pq_core::Pq::progress`].
+    /// Returns how far handlers have come with these jobs, of those that have any progress. See
+    /// [`pq_core::Pq::progress`].
     ///
     /// # Errors
     ///

@@ -87,8 +87,8 @@ impl Shared {
 }
 
 impl Shared {
-    /// Starts a task that stores the counts of puts regularly, as long as a clone of the handle exists. Does nothing if it was
-    /// started, and for a handle that has no connections.
+    /// Starts a task that stores the counts of puts regularly, as long as a clone of the handle exists. Does nothing
+    /// if it was started, and for a handle that has no connections.
     pub(crate) fn store_put_counts_regularly(self: &Arc<Self>) {
         if self.pool.is_none() || self.stores_put_counts.swap(true, Ordering::Relaxed) {
             return;
@@ -150,8 +150,8 @@ impl Shared {
         R: Send + 'a,
         E: From<Error> + Send + 'a,
     {
-        // The futures of these functions have a type without parameters of the caller's function, which the compiler could
-        // otherwise not show to be `Send`.
+        // The futures of these functions have a type without parameters of the caller's function, which the compiler
+        // could otherwise not show to be `Send`.
         Box::pin(self.commit_or_roll_back(lent, done))
     }
 
@@ -185,7 +185,8 @@ impl Shared {
         Err(error)
     }
 
-    /// Rolls back the transaction on the connection. If that fails, the connection is closed, and the server rolls back.
+    /// Rolls back the transaction on the connection. If that fails, the connection is closed, and the server rolls
+    /// back.
     pub(crate) fn roll_back(&self, mut lent: Lent) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             let rolled_back = self.within_limit(async { Ok(lent.sql().roll_back_to(0).await?) }).await;
@@ -218,8 +219,8 @@ macro_rules! on_connection {
 }
 pub(crate) use on_connection;
 
-/// Runs a call of the store that changes something, as [`on_connection`] does. If the answer did not come in time, the change
-/// may have been made.
+/// Runs a call of the store that changes something, as [`on_connection`] does. If the answer did not come in time,
+/// the change may have been made.
 macro_rules! change_on_connection {
     ($shared:expr, |$conn:ident| $call:expr) => {
         $crate::shared::on_connection!($shared, |$conn| $call).map_err(pq_diesel::Error::unless_committed)

@@ -13,9 +13,9 @@ pub(crate) fn sqlstate(info: &(dyn DatabaseErrorInformation + Send + Sync)) -> O
     if size_of_val(info) != size_of::<DbError>() || align_of_val(info) != align_of::<DbError>() {
         return None;
     }
-    // SAFETY: diesel-async implements the trait for `String` and for a private type whose only field is a `DbError`. Of the
-    // two only the latter has this size, so the value is one, and it is valid while `info` is borrowed. A test of each
-    // SQLSTATE that decides something fails if that changes.
+    // SAFETY: diesel-async implements the trait for `String` and for a private type whose only field is a `DbError`.
+    // Of the two only the latter has this size, so the value is one, and it is valid while `info` is borrowed. A test
+    // of each SQLSTATE that decides something fails if that changes.
     let error = unsafe { &*std::ptr::from_ref(info).cast::<DbError>() };
     Some(error.code().code().to_owned())
 }

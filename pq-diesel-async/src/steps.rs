@@ -91,9 +91,9 @@ impl Pq {
 impl Context {
     /// Runs `work` once, and keeps its result. In later attempts returns the kept result, and does not run `work`.
     ///
-    /// The result is committed before this returns. What `work` does outside of the database happens at least once; for
-    /// writes in the database use [`Context::step_with`]. The steps of a handler run one after the other, in the same order
-    /// in each attempt. See [`pq_core::Context::step`].
+    /// The result is committed before this returns. What `work` does outside of the database happens at least once;
+    /// for writes in the database use [`Context::step_with`]. The steps of a handler run one after the other, in the
+    /// same order in each attempt. See [`pq_core::Context::step`].
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -136,9 +136,9 @@ impl Context {
 
     /// Runs `work` once on the caller's connection, and commits its writes together with its result: exactly once.
     ///
-    /// Begins a transaction, or a nested one if the connection is in one already. If the job's lease is not held any more,
-    /// all is rolled back. If the future is dropped before it has ended, the state of the connection is unknown: drop the
-    /// connection. See [`pq_core::Context::step_with`].
+    /// Begins a transaction, or a nested one if the connection is in one already. If the job's lease is not held any
+    /// more, all is rolled back. If the future is dropped before it has ended, the state of the connection is
+    /// unknown: drop the connection. See [`pq_core::Context::step_with`].
     ///
     /// # Errors
     ///
@@ -234,7 +234,8 @@ impl Context {
         go_on(step, keeping)
     }
 
-    /// Lets the job wait for a signal of this name, without a worker, and returns its value, or `None` after the timeout.
+    /// Lets the job wait for a signal of this name, without a worker, and returns its value, or `None` after the
+    /// timeout.
     ///
     /// The handler must return the error. See [`pq_core::Context::wait_for_signal`].
     ///

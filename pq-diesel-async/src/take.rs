@@ -1,8 +1,8 @@
 //! Taking a job for a caller that may drop its future at any time.
 //!
-//! A take that commits completes its jobs, so a job must not be on its way to a future that no longer exists. A task of
-//! its own takes the jobs in a transaction, and commits only while the caller still waits. If the caller has gone when the
-//! commit is confirmed, the jobs are put again.
+//! A take that commits completes its jobs, so a job must not be on its way to a future that no longer exists. A task
+//! of its own takes the jobs in a transaction, and commits only while the caller still waits. If the caller has gone
+//! when the commit is confirmed, the jobs are put again.
 
 use std::sync::Arc;
 

@@ -14,8 +14,8 @@ use crate::queue::Queue;
 
 /// A task: a name for work, with arguments of type `A`. Created by [`Queue::task`].
 ///
-/// The settings, the calls and their encoding are those of [`pq_core::Task`], so blocking and asynchronous programs call
-/// each other's tasks.
+/// The settings, the calls and their encoding are those of [`pq_core::Task`], so blocking and asynchronous programs
+/// call each other's tasks.
 pub struct Task<A> {
     pub(crate) queue: Queue<()>,
     pub(crate) task: pq_diesel::Task<A>,
@@ -50,7 +50,8 @@ impl<A> Task<A> {
         self.task.name()
     }
 
-    /// Returns the same task for threads: its calls block. Its handlers can serve in the same worker as asynchronous ones.
+    /// Returns the same task for threads: its calls block. Its handlers can serve in the same worker as asynchronous
+    /// ones.
     #[must_use]
     pub fn blocking(&self) -> &pq_diesel::Task<A> {
         &self.task

@@ -15,10 +15,12 @@ use tokio::sync::Notify;
 
 use crate::Pq;
 
-/// Runs the handlers of one or several queues: asynchronous ones in the application's runtime, and blocking ones in threads.
+/// Runs the handlers of one or several queues: asynchronous ones in the application's runtime, and blocking ones in
+/// threads.
 ///
-/// A few threads of the worker's own take and settle jobs in batches, extend leases and run maintenance, with connections of
-/// [`Pq::blocking`]. So a runtime that is busy does not lose leases. The settings are those of [`pq_core::Worker`].
+/// A few threads of the worker's own take and settle jobs in batches, extend leases and run maintenance, with
+/// connections of [`Pq::blocking`]. So a runtime that is busy does not lose leases. The settings are those of
+/// [`pq_core::Worker`].
 ///
 /// ```no_run
 /// # async fn run(pq: pq_diesel_async::Pq) -> Result<(), pq_diesel_async::Error> {

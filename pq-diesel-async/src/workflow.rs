@@ -109,8 +109,8 @@ impl Pq {
         on_connection!(self.shared, |conn| result_on(self.shared.store(), conn, workflow, name))
     }
 
-    /// Returns what became of a job of a workflow on the caller's connection: for a transactional handler, which finds its
-    /// workflow by [`pq_core::Annotations::workflow`].
+    /// Returns what became of a job of a workflow on the caller's connection: for a transactional handler, which
+    /// finds its workflow by [`pq_core::Annotations::workflow`].
     ///
     /// # Errors
     ///

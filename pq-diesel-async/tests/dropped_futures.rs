@@ -80,8 +80,8 @@ async fn drop_after<F: Future>(future: F, awaits: usize) -> Option<F::Output> {
     .await
 }
 
-/// Drops the future that `$call` makes at each of its awaits, and evaluates `$check` with its result after each. Returns
-/// the number of awaits. On a busy machine an answer may be there before it is awaited.
+/// Drops the future that `$call` makes at each of its awaits, and evaluates `$check` with its result after each.
+/// Returns the number of awaits. On a busy machine an answer may be there before it is awaited.
 macro_rules! at_every_await {
     ($fixture:ident, $name:literal, $call:expr, |$ended:ident| $check:expr) => {{
         let mut awaits = 0_usize;

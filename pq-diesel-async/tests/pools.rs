@@ -83,8 +83,8 @@ async fn a_pool_whose_connections_are_all_in_use_says_so() -> TestResult {
     Ok(())
 }
 
-/// The trigger raises the SQLSTATE that is the payload. diesel-async does not expose it, so this also tests that it is read
-/// from where diesel-async keeps it.
+/// The trigger raises the SQLSTATE that is the payload. diesel-async does not expose it, so this also tests that it
+/// is read from where diesel-async keeps it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sqlstate_decides_whether_an_error_is_passing() -> TestResult {
     let database = database().await;

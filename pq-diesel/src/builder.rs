@@ -37,10 +37,10 @@ const MAX_CALL_TIMEOUT: Duration = Duration::from_secs(30 * 86_400);
 pub enum Notify {
     /// In the commit: the waiter is notified as soon as the job can be taken.
     ///
-    /// PostgreSQL takes a lock for all databases to commit a transaction that issued NOTIFY. Therefore, when writers wait
-    /// for each other, a handle that puts often, or listens, sends one notification every 4 ms on their behalf. If that
-    /// handle crashes, waiters find the jobs at their next poll. A handle that puts at least sixteen times within 2 s
-    /// opens a connection for this.
+    /// PostgreSQL takes a lock for all databases to commit a transaction that issued NOTIFY. Therefore, when writers
+    /// wait for each other, a handle that puts often, or listens, sends one notification every 4 ms on their behalf.
+    /// If that handle crashes, waiters find the jobs at their next poll. A handle that puts at least sixteen times
+    /// within 2 s opens a connection for this.
     #[default]
     InCommit,
     /// After the commit: one notification for many puts, at most every 4 ms, on the listener's connection.
@@ -164,8 +164,8 @@ impl Builder {
 
     /// Sets whether statements are prepared by name on connections of the handle's own pool. Default: `true`.
     ///
-    /// Poolers in transaction mode need `false`, unless they track prepared statements. Each single statement is then in a
-    /// transaction of its own, which takes two more round trips.
+    /// Poolers in transaction mode need `false`, unless they track prepared statements. Each single statement is then
+    /// in a transaction of its own, which takes two more round trips.
     pub fn prepare(mut self, prepare: bool) -> Self {
         self.prepare = prepare;
         self
@@ -194,13 +194,14 @@ impl Builder {
     /// Sets how long a statement of the handle may remain without an answer of the server. Default: 30 s.
     ///
     /// After this time the connection is closed, and the call returns [`Error::Unavailable`], or
-    /// [`Error::OutcomeUnknown`] if a change may have been committed. The time is measured for each statement, so a call
-    /// of several may take longer, and a bulk put may take as long as it makes progress.
+    /// [`Error::OutcomeUnknown`] if a change may have been committed. The time is measured for each statement, so a
+    /// call of several may take longer, and a bulk put may take as long as it makes progress.
     ///
-    /// Statements that you send have no such limit, nor have calls on a connection of yours: in a transactional handler,
-    /// in [`Pq::transaction`], on a pool of the application ([`Builder::pool`]). Neither have calls whose work grows with
-    /// the queue: migrations, `clear`, `prune`, requeueing and moving jobs. The limit is enforced on Linux; elsewhere
-    /// only the settings of TCP limit a wait ([`Builder::url`]). Values are limited to 10 ms and 30 days.
+    /// Statements that you send have no such limit, nor have calls on a connection of yours: in a transactional
+    /// handler, in [`Pq::transaction`], on a pool of the application ([`Builder::pool`]). Neither have calls whose
+    /// work grows with the queue: migrations, `clear`, `prune`, requeueing and moving jobs. The limit is enforced on
+    /// Linux; elsewhere only the settings of TCP limit a wait ([`Builder::url`]). Values are limited to 10 ms and 30
+    /// days.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout.clamp(MIN_CALL_TIMEOUT, MAX_CALL_TIMEOUT);
         self
@@ -230,8 +231,8 @@ impl Builder {
 
     /// Sets what connects the handle to a system of distributed tracing. Default: none.
     ///
-    /// For OpenTelemetry it is that of the crate `pq-otel`. It can also be a function that returns the caller's trace context.
-    /// Each job that the handle puts carries the context of its put. The handler reads it by
+    /// For OpenTelemetry it is that of the crate `pq-otel`. It can also be a function that returns the caller's trace
+    /// context. Each job that the handle puts carries the context of its put. The handler reads it by
     /// [`pq_core::Context::trace`], and middleware gets it too.
     pub fn trace(mut self, tracer: impl Tracer + 'static) -> Self {
         self.tracer = Some(Arc::new(tracer));

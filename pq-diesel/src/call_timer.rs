@@ -5,9 +5,9 @@
 //! statement and stops after it, without a system call. A thread looks at all timers four times a second. If one has
 //! expired, it shuts down the socket of that connection, so that libpq returns as if the server had closed it.
 //!
-//! diesel does not expose the socket either. But a thread that waits for a server is blocked in poll(2), and Linux shows
-//! the arguments of that call. The socket is looked up only then, so it is certainly the one that the call waits for.
-//! On other systems only the settings of TCP limit a wait.
+//! diesel does not expose the socket either. But a thread that waits for a server is blocked in poll(2), and Linux
+//! shows the arguments of that call. The socket is looked up only then, so it is certainly the one that the call
+//! waits for. On other systems only the settings of TCP limit a wait.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

@@ -1,7 +1,8 @@
 //! The connections on which the store's statements run: diesel's blocking one, and asynchronous ones.
 //!
 //! What a store does with a connection is written once, as asynchronous functions. On a blocking connection each
-//! statement has its answer before the function continues, so [`blocking`] finds the function's result at the first poll.
+//! statement has its answer before the function continues, so [`blocking`] finds the function's result at the first
+//! poll.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
@@ -39,8 +40,8 @@ pub trait Load<Row, T> {
 
 /// A connection on which the store runs its statements. It reads all rows that they return.
 ///
-/// Implemented for [`PgConnection`], and by the crate `pq-diesel-async`. If a future is dropped before it has ended, the
-/// state of the connection is unknown, and it must not be used again.
+/// Implemented for [`PgConnection`], and by the crate `pq-diesel-async`. If a future is dropped before it has ended,
+/// the state of the connection is unknown, and it must not be used again.
 pub trait SqlConnection:
     Send
     + Load<BigInt, i64>
@@ -250,8 +251,8 @@ impl SqlConnection for PgConnection {
         ready(begin(self, around, isolation))
     }
 
-    /// The empty SELECT in the same round trip fails in a transaction in which a statement has failed. diesel learns from
-    /// the connection's state that the transaction has ended.
+    /// The empty SELECT in the same round trip fails in a transaction in which a statement has failed. diesel learns
+    /// from the connection's state that the transaction has ended.
     fn commit(&mut self, around: u32) -> Answer<'_, ()> {
         ready(match around {
             0 => self.batch_execute("SELECT; COMMIT"),

@@ -278,9 +278,9 @@ fn is_missing(sqlstate: &str) -> bool {
 
 /// Returns whether a statement failed because of a conflict with another transaction.
 ///
-/// This works for errors of any origin, of which the SQLSTATE cannot be read. A deadlock is reported with the processes in
-/// the detail, a hint to the server's log, and no position in the statement. The few other errors like that are permanent,
-/// and to repeat one of them a few times does no harm.
+/// This works for errors of any origin, of which the SQLSTATE cannot be read. A deadlock is reported with the
+/// processes in the detail, a hint to the server's log, and no position in the statement. The few other errors like
+/// that are permanent, and to repeat one of them a few times does no harm.
 pub(crate) fn is_conflict(error: &DieselError) -> bool {
     match error {
         DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => true,

@@ -5,7 +5,8 @@ use pq_core::{JobId, Predecessor};
 use crate::{Error, Pq};
 
 impl Pq {
-    /// Returns the jobs for which a job waits or has waited, by id: at most `count`. See [`pq_core::PutOptions::after`].
+    /// Returns the jobs for which a job waits or has waited, by id: at most `count`. See
+    /// [`pq_core::PutOptions::after`].
     ///
     /// # Errors
     ///

@@ -63,9 +63,9 @@ pub(crate) fn needs_transaction(conn: &mut PgConnection) -> QueryResult<bool> {
 
 /// Runs a single statement, in the open transaction if there is one.
 ///
-/// Otherwise it is a transaction of its own at READ COMMITTED. On a connection of the handle's own pool whose default is
-/// another level, or behind a pooler, that takes two more round trips. On a connection of the application's the default level is tried first,
-/// because it is not known, and a serialization failure shows that it is another one.
+/// Otherwise it is a transaction of its own at READ COMMITTED. On a connection of the handle's own pool whose default
+/// is another level, or behind a pooler, that takes two more round trips. On a connection of the application's the
+/// default level is tried first, because it is not known, and a serialization failure shows that it is another one.
 pub(crate) fn run_single<T>(
     conn: &mut PgConnection,
     run: impl Fn(&mut PgConnection) -> QueryResult<T>,

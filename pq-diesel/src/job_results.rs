@@ -30,8 +30,8 @@ impl Pq {
         self.as_ref().result_on(conn, id)
     }
 
-    /// Waits until a job of any queue has ended, and returns what became of it. After `wait` it returns the job's state. See
-    /// [`pq_core::Pq::wait_for`].
+    /// Waits until a job of any queue has ended, and returns what became of it. After `wait` it returns the job's
+    /// state. See [`pq_core::Pq::wait_for`].
     ///
     /// # Errors
     ///
@@ -44,7 +44,8 @@ impl Pq {
     ///
     /// # Errors
     ///
-    /// The errors of [`pq_core::Pq::wait_for`]. [`pq_core::Error::WaitInTransaction`] if the connection is in a transaction.
+    /// The errors of [`pq_core::Pq::wait_for`]. [`pq_core::Error::WaitInTransaction`] if the connection is in a
+    /// transaction.
     pub fn wait_for_on<R: DeserializeOwned>(
         &self,
         conn: &mut PgConnection,
@@ -54,7 +55,8 @@ impl Pq {
         self.as_ref().wait_for_on(conn, id, wait)
     }
 
-    /// Returns how far handlers have come with these jobs, of those that have any progress. See [`pq_core::Pq::progress`].
+    /// Returns how far handlers have come with these jobs, of those that have any progress. See
+    /// [`pq_core::Pq::progress`].
     ///
     /// # Errors
     ///

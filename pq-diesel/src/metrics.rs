@@ -15,14 +15,14 @@ pub struct Metrics {
     pub at: DateTime<Utc>,
     /// What became of jobs, by queue and task, since the table was created.
     pub counters: Vec<TaskCounters>,
-    /// The jobs of each queue by state, sorted by name. `None` if they could not be counted within 5 s, which a snapshot that
-    /// keeps dead tuples from being removed can cause.
+    /// The jobs of each queue by state, sorted by name. `None` if they could not be counted within 5 s, which a
+    /// snapshot that keeps dead tuples from being removed can cause.
     ///
-    /// A queue is included if it has a job, live or archived, or counters, or is paused or limited, or if a worker or a periodic job
-    /// names it. So an empty queue that is in use stays.
+    /// A queue is included if it has a job, live or archived, or counters, or is paused or limited, or if a worker or
+    /// a periodic job names it. So an empty queue that is in use stays.
     pub queues: Option<Vec<QueueGauges>>,
-    /// The queues that have limits, with how much of these is used and how many due jobs wait because of them. `None` if they could not
-    /// be read within 5 s.
+    /// The queues that have limits, with how much of these is used and how many due jobs wait because of them. `None`
+    /// if they could not be read within 5 s.
     pub limited: Option<Vec<LimitedQueue>>,
     /// The number of ids that were given to jobs, whatever put them. Puts that were rolled back, and some of those that
     /// met a job with the same unique key, are among them. `None` if the role may not read the sequence.
@@ -104,8 +104,8 @@ impl Pq {
     /// Measures the table, at a cost that does not grow with the number of jobs.
     ///
     /// Counts of up to 10,000 jobs of a queue and a state are exact, and larger ones are estimates
-    /// ([`QueueGauges::is_estimated`]). At most `max_queues` queues are measured, the first ones by name. Each of the three
-    /// queries may take 5 s. Works on a standby, and for a reader ([`crate::admin::Role`]).
+    /// ([`QueueGauges::is_estimated`]). At most `max_queues` queues are measured, the first ones by name. Each of the
+    /// three queries may take 5 s. Works on a standby, and for a reader ([`crate::admin::Role`]).
     ///
     /// # Errors
     ///

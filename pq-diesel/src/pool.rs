@@ -112,8 +112,8 @@ impl Pool {
                         Error::Unavailable("the application's pool cannot connect to the server".to_owned())
                     })
                 })?;
-                // r2d2 closes a connection that is returned by a panic, and with it a test's transaction. A transaction of
-                // this handle has been rolled back by then.
+                // r2d2 closes a connection that is returned by a panic, and with it a test's transaction. A
+                // transaction of this handle has been rolled back by then.
                 let done = catch_unwind(AssertUnwindSafe(|| work(&mut lent)));
                 drop(lent);
                 done.unwrap_or_else(|panic| resume_unwind(panic))
@@ -290,8 +290,8 @@ pub(crate) fn with_call_timeout<R>(
     work(conn)
 }
 
-/// Sets another limit of the time that each statement on the connection may remain without an answer, until the result is
-/// dropped. The limit can be lowered or removed.
+/// Sets another limit of the time that each statement on the connection may remain without an answer, until the
+/// result is dropped. The limit can be lowered or removed.
 ///
 /// Has no effect on a connection that the handle's own pool did not open.
 pub(crate) fn limit_calls(conn: &mut PgConnection, limit: Option<Duration>) -> Option<Limited> {

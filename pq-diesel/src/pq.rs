@@ -205,8 +205,8 @@ impl Pq {
         self.0.counters()
     }
 
-    /// Adds what this handle and its clones have put to the counters in the database, which it also does every 10 s and at
-    /// its end. See [`pq_core::Pq::store_put_counts`].
+    /// Adds what this handle and its clones have put to the counters in the database, which it also does every 10 s
+    /// and at its end. See [`pq_core::Pq::store_put_counts`].
     ///
     /// # Errors
     ///
@@ -244,8 +244,8 @@ impl Pq {
 
     /// Explains why a job does not run, or what runs it. See [`pq_core::Pq::explain`].
     ///
-    /// An open transaction that holds the job is named by its server process, its application and its age. The age of other
-    /// roles' transactions is visible to members of `pg_read_all_stats`.
+    /// An open transaction that holds the job is named by its server process, its application and its age. The age of
+    /// other roles' transactions is visible to members of `pg_read_all_stats`.
     ///
     /// # Errors
     ///

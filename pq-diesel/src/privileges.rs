@@ -39,7 +39,8 @@ struct Has {
     has: Vec<Option<bool>>,
 }
 
-/// Returns the name of the role, and the privileges that it lacks for this kind of process. `None` is the session's role.
+/// Returns the name of the role, and the privileges that it lacks for this kind of process. `None` is the session's
+/// role.
 pub(crate) fn missing(
     conn: &mut PgConnection,
     table: &Table,

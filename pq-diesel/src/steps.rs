@@ -11,8 +11,8 @@ impl Pq {
     ///
     /// # Errors
     ///
-    /// [`pq_core::Error::NotLive`] if no job with this id waits or runs; the other errors of [`pq_core::Pq::signal`]; the
-    /// database's own.
+    /// [`pq_core::Error::NotLive`] if no job with this id waits or runs; the other errors of [`pq_core::Pq::signal`];
+    /// the database's own.
     pub fn signal<T: Serialize + ?Sized>(&self, id: JobId, name: &str, value: &T) -> Result<(), Error> {
         self.0.signal(id, name, value)
     }

@@ -184,8 +184,8 @@ pub(crate) fn channel(queue: &str) -> Ident {
     }
 }
 
-/// Returns the channel on which the ends of awaited jobs of a table are notified. The trigger of its archive computes the
-/// same name.
+/// Returns the channel on which the ends of awaited jobs of a table are notified. The trigger of its archive computes
+/// the same name.
 pub(crate) fn end_channel(table: &Table) -> Ident {
     let archive = table.named("archive");
     Ident(format!("pq_{}", md5_hex(&format!("{}.{}", table.schema.as_str(), archive.as_str()))))

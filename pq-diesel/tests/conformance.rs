@@ -49,8 +49,8 @@ fn set_default(conn: &mut PgConnection, setting: &str, value: &str) -> diesel::Q
     ))
 }
 
-/// The topics in which something waits, or a transaction puts or takes. In the others a handle does the same however it is
-/// woken and wherever its connections are from.
+/// The topics in which something waits, or a transaction puts or takes. In the others a handle does the same however
+/// it is woken and wherever its connections are from.
 const WAKING: [&str; 17] = [
     "awaited_calls",
     "bulk_put",

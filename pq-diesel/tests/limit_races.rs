@@ -1,7 +1,8 @@
 //! Takes of limited queues beside others that commit after their snapshots.
 //!
-//! A take is stopped between the snapshot of its statement and the lock of the row that it wants, by a policy of row-level
-//! security that waits for an advisory lock. Its session has a role to which the policy applies. What only reads rows passes.
+//! A take is stopped between the snapshot of its statement and the lock of the row that it wants, by a policy of
+//! row-level security that waits for an advisory lock. Its session has a role to which the policy applies. What only
+//! reads rows passes.
 
 mod common;
 
@@ -20,8 +21,8 @@ const GATE: i64 = 77;
 const WAITING: &str = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
     WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted";
 
-/// Takes the only place, or the only token, of a queue while another take waits in front of it. Returns how many jobs the other
-/// one takes then.
+/// Takes the only place, or the only token, of a queue while another take waits in front of it. Returns how many jobs
+/// the other one takes then.
 fn taken_by_the_second(table: &str, limits: &Limits) -> Result<usize, Box<dyn std::error::Error>> {
     let database = database()?;
     let (queue, mut owner) = (queue(&database)?, database.connect()?);

@@ -160,8 +160,8 @@ fn a_take_of_a_limited_queue_can_begin_behind_a_position() -> Outcome {
     Ok(())
 }
 
-/// Puts a job of each group, locks the first one, as a transaction does that changes it, and returns the data of those that
-/// are taken beside it, and how many places they have.
+/// Puts a job of each group, locks the first one, as a transaction does that changes it, and returns the data of
+/// those that are taken beside it, and how many places they have.
 fn take_beside_a_locked_job(
     limits: &Limits,
     groups: &[&str],
@@ -201,8 +201,8 @@ fn a_group_whose_job_is_locked_loses_its_turn() -> Outcome {
     Ok(())
 }
 
-/// A take looks at 100,000 jobs of groups at most. What it looks at is kept although it returns no job, and although the place
-/// that it has locked is unlocked by a rollback to a savepoint.
+/// A take looks at 100,000 jobs of groups at most. What it looks at is kept although it returns no job, and although
+/// the place that it has locked is unlocked by a rollback to a savepoint.
 #[test]
 fn takes_go_on_where_the_last_one_has_looked() -> Outcome {
     let database = database()?;

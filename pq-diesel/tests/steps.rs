@@ -63,8 +63,8 @@ fn sleep_for_signal(pq: &Pq, job: &Claim) -> Result<Keeping, Error> {
     })
 }
 
-/// Without the lock on the job, the second holder of the job would not find the step of the first one, whose transaction
-/// commits after it.
+/// Without the lock on the job, the second holder of the job would not find the step of the first one, whose
+/// transaction commits after it.
 #[test]
 fn nobody_settles_a_job_while_a_transaction_keeps_its_step() -> Outcome {
     let database = database()?;

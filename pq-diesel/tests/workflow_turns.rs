@@ -25,7 +25,8 @@ const COUNT_TURNS: &str = "
     CREATE TRIGGER count_turn AFTER INSERT ON pq.queue FOR EACH ROW WHEN (NEW.q_name = 'pq.workflows')
         EXECUTE FUNCTION count_turn()";
 
-/// Runs a workflow that fans out and in, whose last job fails, so that all are undone. Returns how often its job was put.
+/// Runs a workflow that fans out and in, whose last job fails, so that all are undone. Returns how often its job was
+/// put.
 fn turns(jobs: usize, bytes: usize) -> Result<i64, Box<dyn std::error::Error>> {
     let database = database()?;
     let mut conn = database.connect()?;
@@ -95,7 +96,8 @@ fn a_running_job_is_asked_once_to_end() -> Outcome {
     Ok(())
 }
 
-/// Retries from a job lock the workflow before its jobs, as decisions do. So they neither deadlock nor are two of them accepted.
+/// Retries from a job lock the workflow before its jobs, as decisions do. So they neither deadlock nor are two of
+/// them accepted.
 #[test]
 fn retries_from_a_job_wait_for_each_other_and_for_decisions() -> Outcome {
     const ROUNDS: usize = 30;

@@ -13,8 +13,8 @@ use crate::encoding::Writer;
 
 /// Measures a table and a handle at each scrape, for a registry of `prometheus-client`.
 ///
-/// A scrape sends four queries of bounded cost ([`Pq::metrics`]) on one connection of the handle. Concurrent scrapes wait
-/// for each other. If the database does not answer, `pq_up` is 0, and only the series of this process are there.
+/// A scrape sends four queries of bounded cost ([`Pq::metrics`]) on one connection of the handle. Concurrent scrapes
+/// wait for each other. If the database does not answer, `pq_up` is 0, and only the series of this process are there.
 ///
 /// It blocks, so an asynchronous application encodes its registry on a thread that may block.
 pub struct Collector {
@@ -46,8 +46,8 @@ impl Collector {
         self
     }
 
-    /// Sets the largest number of tasks of a queue that have series of their own. Default: 100. The rest is summed up as
-    /// the task `other`.
+    /// Sets the largest number of tasks of a queue that have series of their own. Default: 100. The rest is summed up
+    /// as the task `other`.
     #[must_use]
     pub fn max_tasks(mut self, tasks: usize) -> Self {
         self.max_tasks = tasks;

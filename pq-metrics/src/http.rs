@@ -50,10 +50,10 @@ type Check = watch::Receiver<Option<Result<(), String>>>;
 
 /// Returns the routes `/healthz` and `/readyz`, for a router of the application.
 ///
-/// `/healthz` answers 200, or 503 with the reason that `is_healthy` returns. It does not ask the database: a process must not
-/// be restarted because the database is down. `/readyz` answers 200 if the database is reachable, the tables exist, and the
-/// listener is connected if it was started, and otherwise 503 with the reason, within a second. Probes at the same time share
-/// one check of the database.
+/// `/healthz` answers 200, or 503 with the reason that `is_healthy` returns. It does not ask the database: a process
+/// must not be restarted because the database is down. `/readyz` answers 200 if the database is reachable, the tables
+/// exist, and the listener is connected if it was started, and otherwise 503 with the reason, within a second. Probes
+/// at the same time share one check of the database.
 pub fn health_router<S: Clone + Send + Sync + 'static>(
     pq: &Pq,
     is_healthy: impl Fn() -> Result<(), String> + Send + Sync + 'static,

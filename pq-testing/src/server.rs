@@ -42,8 +42,8 @@ enum Running {
 impl Server {
     /// Finds or starts a server.
     ///
-    /// Tries a given connection string, then a private cluster of local programs, then one of a wheel's programs, then a
-    /// container. If [`Options::kind`] is set, it tries only that kind.
+    /// Tries a given connection string, then a private cluster of local programs, then one of a wheel's programs,
+    /// then a container. If [`Options::kind`] is set, it tries only that kind.
     ///
     /// # Errors
     ///

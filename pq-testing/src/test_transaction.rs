@@ -13,9 +13,9 @@ const WAIT: Duration = Duration::from_secs(10);
 
 /// Returns a pool of one connection in a transaction that is never committed.
 ///
-/// The whole test runs in that transaction: the application's own code, the puts and the workers of a handle with this
-/// pool (`Builder::pool`). When the pool is dropped, everything is rolled back. Each transaction that the test begins is
-/// a savepoint in it, as in diesel's `begin_test_transaction`.
+/// The whole test runs in that transaction: the application's own code, the puts and the workers of a handle with
+/// this pool (`Builder::pool`). When the pool is dropped, everything is rolled back. Each transaction that the test
+/// begins is a savepoint in it, as in diesel's `begin_test_transaction`.
 ///
 /// There is one connection, so a call that needs it waits until it is returned, at most 10 s. A transactional handler
 /// must therefore use the connection that it is given, and a test must return its own before it runs a worker.

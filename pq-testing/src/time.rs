@@ -6,9 +6,9 @@ use pq_core::{Pq, Store};
 
 /// Lets time pass for the queues of a handle, as if no process had run meanwhile.
 ///
-/// The stored times of the handle's table are moved back by `duration`, and nothing of other tables, databases or stores.
-/// So scheduled jobs and retries fall due, leases expire, and archived jobs grow old. A periodic job whose next tick
-/// would have passed is due now, and puts one job. Callers that wait for a job look again.
+/// The stored times of the handle's table are moved back by `duration`, and nothing of other tables, databases or
+/// stores. So scheduled jobs and retries fall due, leases expire, and archived jobs grow old. A periodic job whose
+/// next tick would have passed is due now, and puts one job. Callers that wait for a job look again.
 ///
 /// The clock does not move: what the database, the handlers and the test read from it is the real time, and what is
 /// stored from now on is dated by it. A worker that runs meanwhile loses its leases, unless it extends them before

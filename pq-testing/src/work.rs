@@ -38,8 +38,8 @@ pub enum Fault {
     Panic(String),
     /// The worker dies before its transaction commits or its outcome is stored.
     ///
-    /// A transactional handler's writes are rolled back, and the job is ready at once. A leased job is returned when its
-    /// lease has expired, so the next attempt needs [`advance`](crate::advance). Its crash counts.
+    /// A transactional handler's writes are rolled back, and the job is ready at once. A leased job is returned when
+    /// its lease has expired, so the next attempt needs [`advance`](crate::advance). Its crash counts.
     WorkerDies,
 }
 
@@ -103,8 +103,8 @@ where
 
 /// Works the first ready job as [`work_one`] does, and has the attempt fail.
 ///
-/// What follows is as after a real fault: the job's next attempt comes by its retries and its backoff, or after a crash.
-/// A job that has no handler in this worker fails for that reason, unless the worker dies.
+/// What follows is as after a real fault: the job's next attempt comes by its retries and its backoff, or after a
+/// crash. A job that has no handler in this worker fails for that reason, unless the worker dies.
 ///
 /// ```
 /// use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Servers of the programs in a wheel. All but one use an index of their own, with a wheel of this machine's PostgreSQL.
+//! Servers of the programs in a wheel. All but one use an index of their own, with a wheel of this machine's
+//! PostgreSQL.
 #![cfg(feature = "wheel")]
 #![allow(clippy::print_stdout, reason = "a child process prints what it has found")]
 

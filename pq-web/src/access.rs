@@ -50,7 +50,8 @@ pub enum Access {
     /// By a secret: in the login form, as a bearer token, or as the password of basic authentication.
     Login(Credentials),
     /// By a header that a proxy sets after it has authenticated the user. The proxy must remove the header from the
-    /// requests that it receives, and only the proxy may reach the dashboard: another client could write the header itself.
+    /// requests that it receives, and only the proxy may reach the dashboard: another client could write the header
+    /// itself.
     #[non_exhaustive]
     Proxy {
         /// The name of the header, which holds the name of the user. A request that has it twice is refused.

@@ -113,12 +113,12 @@ impl Dashboard {
     /// Sets the names of the fields of payloads and results whose values are not shown, at any depth.
     ///
     /// A field is masked if one of the words of its name ends with one of these, or with its plural. Only letters and
-    /// digits count, in any case: `secret` masks `client-secret`, `secretKey` and `secrets`. Default: `password`, `passwd`,
-    /// `pwd`, `passphrase`, `token`, `secret`, `credential`, `authorization`, `api_key`, `access_key`, `private_key` and
-    /// `cookie`.
+    /// digits count, in any case: `secret` masks `client-secret`, `secretKey` and `secrets`. Default: `password`,
+    /// `passwd`, `pwd`, `passphrase`, `token`, `secret`, `credential`, `authorization`, `api_key`, `access_key`,
+    /// `private_key` and `cookie`.
     ///
-    /// A pickle of Python's `pq` is decoded first, and one of more than plain data is hidden. A payload of another codec is
-    /// shown as it is stored, and the texts of errors are shown whole.
+    /// A pickle of Python's `pq` is decoded first, and one of more than plain data is hidden. A payload of another
+    /// codec is shown as it is stored, and the texts of errors are shown whole.
     pub fn masked_fields(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.masked_fields = names.into_iter().map(Into::into).collect();
         self

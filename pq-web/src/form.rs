@@ -11,8 +11,8 @@ pub(crate) fn button(visit: &Visit, path: &str, fields: &[(&str, &str)], words: 
     button_on(visit, path, fields, words, class, "")
 }
 
-/// Draws a form that consists of a button, of several with the same words. Its label for screen readers says `what` it is
-/// on.
+/// Draws a form that consists of a button, of several with the same words. Its label for screen readers says `what`
+/// it is on.
 pub(crate) fn button_on(
     visit: &Visit,
     path: &str,
@@ -31,8 +31,8 @@ pub(crate) fn button_on(
     }
 }
 
-/// Returns a text that differs for texts that differ, to find out whether what a form showed has changed since. A browser does not
-/// send a text back byte for byte.
+/// Returns a text that differs for texts that differ, to find out whether what a form showed has changed since. A
+/// browser does not send a text back byte for byte.
 pub(crate) fn fingerprint(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,4 +1,5 @@
-//! Checks every request: its host, its user, and the form that it sends. Draws pages, and sets the headers of responses.
+//! Checks every request: its host, its user, and the form that it sends. Draws pages, and sets the headers of
+//! responses.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -51,8 +52,8 @@ impl Fields {
 
 /// The names of the cookies: of the session, and of the result of the action before.
 ///
-/// A browser sends cookies to all ports of a host. So the name has the port, and dashboards on two ports of this machine
-/// do not replace each other's.
+/// A browser sends cookies to all ports of a host. So the name has the port, and dashboards on two ports of this
+/// machine do not replace each other's.
 struct CookieNames {
     session: String,
     notice: String,
@@ -429,7 +430,8 @@ fn check_origin(request: &Request) -> Result<(), Refused> {
     if foreign { Err(Refused::forbidden("This form comes from another site.")) } else { Ok(()) }
 }
 
-/// Returns whether the host of a request, with or without a port, is this machine by a name that no other site can have.
+/// Returns whether the host of a request, with or without a port, is this machine by a name that no other site can
+/// have.
 fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),

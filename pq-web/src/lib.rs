@@ -18,9 +18,10 @@
 //!
 //! # Who may see it
 //!
-//! Payloads are business data, so the dashboard is closed by default: it answers only requests of the local machine, and
-//! offers no actions. To recognise those it needs the address of the client, see [`Access::Loopback`]. [`Dashboard`]
-//! opens it: [`Access`] says who may see it, and [`Dashboard::allow_actions`] lets operators change jobs and queues.
+//! Payloads are business data, so the dashboard is closed by default: it answers only requests of the local machine,
+//! and offers no actions. To recognise those it needs the address of the client, see [`Access::Loopback`].
+//! [`Dashboard`] opens it: [`Access`] says who may see it, and [`Dashboard::allow_actions`] lets operators change
+//! jobs and queues.
 
 #![warn(missing_debug_implementations)]
 
@@ -48,7 +49,8 @@ pub use dashboard::Dashboard;
 use axum::Router;
 use pq_diesel::Pq;
 
-/// Returns a read-only dashboard without a login, for requests to the local machine. See [`Dashboard`] for other settings.
+/// Returns a read-only dashboard without a login, for requests to the local machine. See [`Dashboard`] for other
+/// settings.
 pub fn router(pq: &Pq) -> Router {
     Dashboard::new(pq).router()
 }

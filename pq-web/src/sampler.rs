@@ -23,9 +23,9 @@ use crate::database::{Database, Unread, is_slow};
 const WATCHED: Duration = Duration::from_secs(2);
 const UNWATCHED: Duration = Duration::from_secs(10);
 
-/// The pause after a sample is at least this many times as long as it or the one before took, also if a request wants a new
-/// one. So samples of both kinds together cost the database less than 1 % of the time, and a single slow sample, which may
-/// only have been held up, causes no long pause.
+/// The pause after a sample is at least this many times as long as it or the one before took, also if a request wants
+/// a new one. So samples of both kinds together cost the database less than 1 % of the time, and a single slow
+/// sample, which may only have been held up, causes no long pause.
 const PAUSE_FACTOR: u32 = 250;
 
 /// The longest such pause.

@@ -1,9 +1,9 @@
 //! A web shop whose orders are worked in the same process: axum, diesel-async, and a worker of pq.
 //!
-//! `POST /orders` writes an order and calls the task `pack` in one transaction. The worker writes a parcel for each order
-//! and completes the job in one transaction. `GET /health` answers 200 while the database can be reached and the worker
-//! runs, and 503 otherwise. SIGTERM ends the process with status 0: requests and running handlers are finished, waiting
-//! jobs stay in the database.
+//! `POST /orders` writes an order and calls the task `pack` in one transaction. The worker writes a parcel for each
+//! order and completes the job in one transaction. `GET /health` answers 200 while the database can be reached and
+//! the worker runs, and 503 otherwise. SIGTERM ends the process with status 0: requests and running handlers are
+//! finished, waiting jobs stay in the database.
 //!
 //! ```sh
 //! export DATABASE_URL=postgres://localhost/shop

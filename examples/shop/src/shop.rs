@@ -15,8 +15,8 @@ const POOL_SIZE: usize = 16;
 /// Handlers that run at the same time. Each has a connection of the pool, and requests need the others.
 const HANDLERS: usize = 8;
 
-/// How long a job under a lease waits after the process that ran it was killed. The worker extends the leases of what it runs.
-/// A job that was run in the transaction that took it is ready at once, and then runs under a lease.
+/// How long a job under a lease waits after the process that ran it was killed. The worker extends the leases of what
+/// it runs. A job that was run in the transaction that took it is ready at once, and then runs under a lease.
 const LEASE: Duration = Duration::from_secs(5);
 
 diesel::table! {
@@ -62,7 +62,8 @@ impl Shop {
         let pool = Pool::builder(AsyncDieselConnectionManager::<AsyncPgConnection>::new(url))
             .max_size(POOL_SIZE)
             .build()?;
-        // With the URL as well as the pool, waits are woken by notifications, and the worker has connections of its own.
+        // With the URL as well as the pool, waits are woken by notifications, and the worker has connections of its
+        // own.
         let pq = Pq::builder().url(url).deadpool(pool.clone()).build()?;
         pq.migrate().await?;
         pool.get().await?.batch_execute(include_str!("../schema.sql")).await?;

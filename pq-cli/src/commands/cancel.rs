@@ -11,8 +11,9 @@ use crate::global::Global;
 
 /// Cancel jobs.
 ///
-/// Waiting jobs are cancelled at once. The handler of a job that runs under a lease is asked to stop, and so is a workflow: it ends
-/// when its running jobs have ended. Cancelled jobs are archived, and `pq retry` requeues them. With --queue it cancels ready, blocked, scheduled and running jobs.
+/// Waiting jobs are cancelled at once. The handler of a job that runs under a lease is asked to stop, and so is a
+/// workflow: it ends when its running jobs have ended. Cancelled jobs are archived, and `pq retry` requeues them.
+/// With --queue it cancels ready, blocked, scheduled and running jobs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq cancel 42 43\npq cancel --queue mail --state scheduled --yes\npq cancel --queue mail --task newsletter --older-than 1d"

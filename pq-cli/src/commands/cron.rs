@@ -17,9 +17,10 @@ use crate::{input, job_output, output};
 
 /// Manage periodic jobs.
 ///
-/// The workers put one job at each tick of a cron expression, exactly once. The tick is the job's expected_at. Hours and
-/// minutes that are numbers, lists or ranges are fixed times of day, which fire once per date: after the gap when clocks
-/// go forward, and at the first occurrence when they go back. With `*` or `*/n` the expression follows real time.
+/// The workers put one job at each tick of a cron expression, exactly once. The tick is the job's expected_at. Hours
+/// and minutes that are numbers, lists or ranges are fixed times of day, which fire once per date: after the gap when
+/// clocks go forward, and at the first occurrence when they go back. With `*` or `*/n` the expression follows real
+/// time.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq cron add nightly '30 2 * * *' reports --time-zone Europe/Berlin --data '{\"kind\": \"daily\"}'\n\

@@ -12,9 +12,9 @@ use crate::output::plural;
 
 /// Delete jobs for good, waiting and archived ones.
 ///
-/// Running jobs stay, also with --queue. Deleted jobs are not archived, and jobs that wait for them go on as if they were
-/// done. `pq cancel` keeps them in the archive. The id of a workflow that has ended deletes its jobs, too. One that has not ended
-/// stays; cancel it first.
+/// Running jobs stay, also with --queue. Deleted jobs are not archived, and jobs that wait for them go on as if they
+/// were done. `pq cancel` keeps them in the archive. The id of a workflow that has ended deletes its jobs, too. One
+/// that has not ended stays; cancel it first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq delete 42 43 --yes\npq delete --queue mail --state dead --error timeout --older-than 7d"

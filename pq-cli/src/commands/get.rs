@@ -20,11 +20,11 @@ use crate::{output, values};
 ///
 /// The jobs are deleted after their lines have been written. If writing fails, they are requeued.
 ///
-/// With --exec, taking the job, running the command and completing the job are one transaction, which stays open while
-/// the command runs. The command reads the payload from standard input and the job's metadata from PQ_ID, PQ_ATTEMPT
-/// and the other variables that `pq work --help` lists. Exit status 0 completes the job. Any other exit status requeues
-/// the job with a failed attempt and the end of standard error as its error, or archives it as dead if no retry is left,
-/// and `pq get` exits with status 8.
+/// With --exec, taking the job, running the command and completing the job are one transaction, which stays open
+/// while the command runs. The command reads the payload from standard input and the job's metadata from PQ_ID,
+/// PQ_ATTEMPT and the other variables that `pq work --help` lists. Exit status 0 completes the job. Any other exit
+/// status requeues the job with a failed attempt and the end of standard error as its error, or archives it as dead
+/// if no retry is left, and `pq get` exits with status 8.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq get orders\npq get orders --wait 0 --count 100 | while read -r order; do …; done\n\

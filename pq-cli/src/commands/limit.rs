@@ -11,11 +11,11 @@ use crate::{output, values};
 
 /// Limit how many jobs of a queue run at once, and how many start in a period. Without options, show the limits.
 ///
-/// The limits are shown with what is used of them and with the number of due jobs that wait because of each, of about the first 10,000.
-/// They apply to every worker and every get, at once. An option changes its limit and keeps the others. With --group
-/// the limits are those of one group, which replace those of each group. A rate counts a job as its cost, see pq put --cost.
-/// In a fair queue the groups take turns among jobs of the same priority, so that a group with many jobs delays the others
-/// only by its share. The Python pq ignores limits and turns.
+/// The limits are shown with what is used of them and with the number of due jobs that wait because of each, of about
+/// the first 10,000. They apply to every worker and every get, at once. An option changes its limit and keeps the
+/// others. With --group the limits are those of one group, which replace those of each group. A rate counts a job as
+/// its cost, see pq put --cost. In a fair queue the groups take turns among jobs of the same priority, so that a
+/// group with many jobs delays the others only by its share. The Python pq ignores limits and turns.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq limit mail --running 50 --running-per-group 3\n\
@@ -38,11 +38,12 @@ pub(crate) struct Limit {
     /// Maximum number of jobs that run at any time.
     #[arg(long, value_name = "N", value_parser = jobs)]
     running: Option<u32>,
-    /// Maximum number of jobs that start in a period: a number, and a duration behind a slash. It replaces the burst, too.
+    /// Maximum number of jobs that start in a period: a number, and a duration behind a slash. It replaces the burst,
+    /// too.
     #[arg(long, value_name = "N/PERIOD", value_parser = rate)]
     rate: Option<Rate>,
-    /// Maximum number of jobs that start at once after a pause. Default: as many as start in a second, and at least 1. Without
-    /// --rate it changes the rate that is set.
+    /// Maximum number of jobs that start at once after a pause. Default: as many as start in a second, and at least
+    /// 1. Without --rate it changes the rate that is set.
     #[arg(long, value_name = "N", value_parser = jobs)]
     burst: Option<u32>,
     /// Maximum number of jobs of each group that run at any time.
@@ -51,8 +52,8 @@ pub(crate) struct Limit {
     /// Maximum number of jobs of each group that start in a period. It replaces their burst, too.
     #[arg(long, value_name = "N/PERIOD", value_parser = rate)]
     rate_per_group: Option<Rate>,
-    /// Maximum number of jobs of each group that start at once after a pause. Default: as for --burst. Without --rate-per-group
-    /// it changes the rate that is set.
+    /// Maximum number of jobs of each group that start at once after a pause. Default: as for --burst. Without
+    /// --rate-per-group it changes the rate that is set.
     #[arg(long, value_name = "N", value_parser = jobs)]
     burst_per_group: Option<u32>,
     /// Let the groups take turns. Jobs without a group are a group of their own.

@@ -96,7 +96,8 @@ fn as_row(queue: &QueueCounts, extra: &[Column]) -> Vec<String> {
     row
 }
 
-/// Describes the limits of a queue and whether it is fair, and says whether ready jobs wait for the limit of running ones.
+/// Describes the limits of a queue and whether it is fair, and says whether ready jobs wait for the limit of running
+/// ones.
 pub(super) fn limit(queue: &QueueCounts, limits: &Limits) -> String {
     let full = if queue.is_full() { "full; " } else { "" };
     format!("{full}{limits}")

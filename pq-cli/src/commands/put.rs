@@ -28,8 +28,8 @@ pub(crate) struct Put {
     /// Queue name: any text of 1 to 1024 bytes. `NAME/pickle` is the queue NAME with pickled payloads, as in Python.
     #[arg(required_unless_present = "workflow")]
     pub(crate) queue: Option<String>,
-    /// Put a graph of named jobs, all or none, and print its id. FILE holds one JSON object, as docs/sql.md describes; `-` is
-    /// standard input.
+    /// Put a graph of named jobs, all or none, and print its id. FILE holds one JSON object, as docs/sql.md
+    /// describes; `-` is standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "queue", "file", "lines", "schedule_at", "expected_at", "priority", "serialization_key", "unique", "after",
         "after_any_outcome", "tags", "metadata", "group", "cost", "task", "codec",
@@ -53,7 +53,8 @@ pub(crate) struct Put {
     /// Serialization key: of the queue's jobs with this key, one at a time runs.
     #[arg(long, value_name = "KEY")]
     serialization_key: Option<String>,
-    /// Let the job keep its serialization key while it waits for a retry, so that later jobs of the key do not overtake it.
+    /// Let the job keep its serialization key while it waits for a retry, so that later jobs of the key do not
+    /// overtake it.
     #[arg(long, requires = "serialization_key")]
     strict_order: bool,
     /// Unique key: of the queue's jobs with this key, at most one waits or runs. If there is one, it is kept, its id is
@@ -63,8 +64,8 @@ pub(crate) struct Put {
     /// What to do with a job that has the unique key.
     #[arg(long, value_name = "MODE", default_value = "keep", requires = "unique")]
     on_conflict: ConflictMode,
-    /// Job that must be done before this one runs; can be repeated. If it is dead or cancelled, this one is cancelled. An id that
-    /// no job has counts as done, since jobs that are done need not be kept.
+    /// Job that must be done before this one runs; can be repeated. If it is dead or cancelled, this one is
+    /// cancelled. An id that no job has counts as done, since jobs that are done need not be kept.
     #[arg(long, value_name = "ID", value_delimiter = ',', value_parser = job_output::parse_id)]
     after: Vec<i64>,
     /// Job that must have ended before this one runs, whatever its outcome; can be repeated.

@@ -11,13 +11,13 @@ use crate::global::Global;
 
 /// Requeue dead or cancelled jobs. They are due at once, and their attempts start from 0.
 ///
-/// With --queue it requeues dead jobs, or with --state cancelled the cancelled ones.
-/// A job is not requeued if its unique key is in use, or its id by a job that waits or runs. A job goes on after its durable
-/// steps. With --from-step it repeats that step and the later ones, and a waiting job is due at once, too. A job that waited for
+/// With --queue it requeues dead jobs, or with --state cancelled the cancelled ones. A job is not requeued if its
+/// unique key is in use, or its id by a job that waits or runs. A job goes on after its durable steps. With
+/// --from-step it repeats that step and the later ones, and a waiting job is due at once, too. A job that waited for
 /// others, and was cancelled, waits for none of them any more, unless it is one of a workflow.
 ///
-/// The id of a workflow requeues those of its jobs that are dead or cancelled. If a job of a workflow is requeued, the cancelled
-/// jobs of the workflow wait for those before them again.
+/// The id of a workflow requeues those of its jobs that are dead or cancelled. If a job of a workflow is requeued,
+/// the cancelled jobs of the workflow wait for those before them again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq retry 42 43\npq retry 42 --from-step charge#2\npq retry 42 --from-job pack\npq retry --queue mail --yes\npq retry --queue mail --state cancelled --task newsletter"
@@ -28,8 +28,8 @@ pub(crate) struct Retry {
     /// Forget this step and the later ones, such as charge, or charge#2 for the second one of this name.
     #[arg(long, value_name = "STEP", conflicts_with_all = ["queue", "Conditions"])]
     from_step: Option<String>,
-    /// Run this job of the workflow again, and all jobs after it, whatever their outcomes. Takes the id of the workflow, or of a
-    /// job of it.
+    /// Run this job of the workflow again, and all jobs after it, whatever their outcomes. Takes the id of the
+    /// workflow, or of a job of it.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["queue", "Conditions", "from_step"])]
     from_job: Option<String>,
 }

@@ -11,8 +11,8 @@ use crate::global::Global;
 
 /// Make scheduled jobs due now, also those that wait between attempts.
 ///
-/// They join the order of their queue at once, and waiting workers take them. A job that waits for other jobs does not wait
-/// for them any more.
+/// They join the order of their queue at once, and waiting workers take them. A job that waits for other jobs does
+/// not wait for them any more.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq run-now 42\npq run-now --queue mail --error 'connection refused' --yes"))]
 pub(crate) struct RunNow {

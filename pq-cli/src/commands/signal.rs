@@ -13,8 +13,8 @@ use crate::output;
 
 /// Send a signal to a job that waits or runs.
 ///
-/// The handler waits for it by name and receives its value once. The signal is kept if it comes first. If the job waits for it,
-/// the job is due at once.
+/// The handler waits for it by name and receives its value once. The signal is kept if it comes first. If the job
+/// waits for it, the job is due at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq signal 42 approved\npq signal 42 approved '{\"by\": \"Ann\"}'"

@@ -14,8 +14,8 @@ use crate::{output, worker_output};
 
 /// Show the workers on all hosts, their running jobs and their counts.
 ///
-/// Workers send a heartbeat to the database every two seconds. A worker that has sent none for a minute is shown as gone.
-/// The exit status is 1 if there is no live worker.
+/// Workers send a heartbeat to the database every two seconds. A worker that has sent none for a minute is shown as
+/// gone. The exit status is 1 if there is no live worker.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq status\npq status --pid-file /run/pq.pid --json"))]
 pub(crate) struct Status {

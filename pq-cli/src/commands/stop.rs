@@ -21,8 +21,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Stop workers: on this host by pid file, or on any host through the database.
 ///
 /// A worker reads the request from the database within two seconds. A request cannot weaken an earlier one: abort is
-/// stronger than finish, and finish is stronger than drain. A worker that has sent no heartbeat for a minute is gone, and
-/// there is nothing to stop.
+/// stronger than finish, and finish is stronger than drain. A worker that has sent no heartbeat for a minute is gone,
+/// and there is nothing to stop.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq stop --pid-file /run/pq.pid --mode finish --wait 1m\npq stop 17 --mode abort\n\

@@ -28,9 +28,10 @@ const TIMED_OUT: u8 = 12;
 
 /// Wait until a job has ended, and print its result as one line of JSON.
 ///
-/// The result is `null` if the job is done and its handler returned none. The error of a dead or cancelled job is written to
-/// standard error. The job is kept in the archive when it is done, also if its handler keeps no history. A job that ended
-/// before the command began is found only if it was kept. A role that may only read waits, too, but does not keep the job.
+/// The result is `null` if the job is done and its handler returned none. The error of a dead or cancelled job is
+/// written to standard error. The job is kept in the archive when it is done, also if its handler keeps no history. A
+/// job that ended before the command began is found only if it was kept. A role that may only read waits, too, but
+/// does not keep the job.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq wait 42\npq wait 42 --timeout 60s | jq .total"))]
 pub(crate) struct WaitFor {

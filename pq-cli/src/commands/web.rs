@@ -15,21 +15,22 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::{output, signals};
 
-/// The number of connections for reading: two for the pages, one to count jobs, two for a check of the health, one for a
-/// scrape, and one for readiness.
+/// The number of connections for reading: two for the pages, one to count jobs, two for a check of the health, one
+/// for a scrape, and one for readiness.
 const CONNECTIONS: u32 = 7;
 
 /// The number of connections for actions.
 const OPERATOR_CONNECTIONS: u32 = 2;
 
-/// The number of threads that wait for the database: two for the pages, one to count jobs, one for a check of the health, one
-/// for a scrape, one for readiness, and two for actions. One more formats large payloads.
+/// The number of threads that wait for the database: two for the pages, one to count jobs, one for a check of the
+/// health, one for a scrape, one for readiness, and two for actions. One more formats large payloads.
 const BLOCKING_THREADS: usize = 9;
 
 /// How long a request waits for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a statement may remain without an answer of the server. Longer than each statement timeout of the dashboard.
+/// How long a statement may remain without an answer of the server. Longer than each statement timeout of the
+/// dashboard.
 const CALL_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The environment variables with secrets, which would be visible to other users as arguments.
@@ -39,8 +40,8 @@ const OPERATOR_URL: &str = "PQ_WEB_OPERATOR_URL";
 
 /// Serve the dashboard: queues, jobs, workers, periodic jobs and the health of the database.
 ///
-/// By default it listens on the local machine, without a login, and shows without changing. To listen on another address
-/// it needs a login: a token in PQ_WEB_VIEWER_TOKEN or PQ_WEB_OPERATOR_TOKEN, --users, or --user-header.
+/// By default it listens on the local machine, without a login, and shows without changing. To listen on another
+/// address it needs a login: a token in PQ_WEB_VIEWER_TOKEN or PQ_WEB_OPERATOR_TOKEN, --users, or --user-header.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq web\npq web --listen 0.0.0.0:8080 --users /etc/pq/users --allow-actions\n\

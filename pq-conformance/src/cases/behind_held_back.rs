@@ -189,8 +189,8 @@ fn due_since(day: u32) -> PutOptions {
     PutOptions::new().schedule_at(format!("2001-01-{day:02}T00:00:00Z").as_str())
 }
 
-/// Puts thousands of due jobs of which one can run at a time, one more that fell due after them, and ready jobs behind it. Takes
-/// jobs one by one, and asserts that the due one is soon among them although each take finds a job.
+/// Puts thousands of due jobs of which one can run at a time, one more that fell due after them, and ready jobs
+/// behind it. Takes jobs one by one, and asserts that the due one is soon among them although each take finds a job.
 fn a_due_job_behind_others<F: Fixture>(harness: &Harness<F>, limits: Limits, held_back: &PutOptions) {
     limit(harness, limits);
     put_many(harness, 8_000, held_back);

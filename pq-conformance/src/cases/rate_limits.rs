@@ -261,8 +261,8 @@ fn due_tokens_end_a_wait<F: Fixture>(harness: &Harness<F>) {
     assert!((Duration::from_millis(249)..TIMEOUT / 8).contains(&took), "{took:?}");
 }
 
-/// The tokens of a job are taken at some instant of the call that returns the job. So a window that contains calls contains
-/// those instants, too.
+/// The tokens of a job are taken at some instant of the call that returns the job. So a window that contains calls
+/// contains those instants, too.
 fn a_rate_is_never_exceeded_in_any_window<F: Fixture>(harness: &Harness<F>) {
     const THREADS: usize = 4;
     const JOBS: usize = 60;

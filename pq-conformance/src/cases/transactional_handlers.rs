@@ -23,7 +23,8 @@ cases![
     a_queue_with_leased_handlers_refuses_other_isolation_levels: Own,
 ];
 
-/// Runs a scenario until it has the expected result. A transaction ends early on a slow machine, so one run may not have.
+/// Runs a scenario until it has the expected result. A transaction ends early on a slow machine, so one run may not
+/// have.
 fn at_last<R: PartialEq + Debug>(expected: &R, mut run: impl FnMut() -> R) {
     const TRIES: u32 = 20;
     let mut last = run();

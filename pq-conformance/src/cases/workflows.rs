@@ -62,8 +62,8 @@ fn place(job: &pq_core::JobRecord) -> WorkflowJob {
     job.annotations.workflow().unwrap()
 }
 
-/// Runs what is ready, a round after the other, and returns the names in order. Jobs with these names end so, and all others
-/// are completed.
+/// Runs what is ready, a round after the other, and returns the names in order. Jobs with these names end so, and all
+/// others are completed.
 pub(super) fn run<F: Fixture>(harness: &Harness<F>, outcomes: &[(&str, Outcome)]) -> Names {
     let mut names = Vec::new();
     loop {

@@ -18,9 +18,10 @@ impl<S: Store> Context<S> {
     /// Calls a task, lets the job wait until that call has ended, without a worker, and returns what became of it.
     ///
     /// The first call commits at once that the other job is put and that this one waits for it, and fails with
-    /// [`Error::Suspended`]. The handler must return that error, as that of [`Context::sleep`]. When the other job has ended, this
-    /// one runs again as the same attempt, and its steps return their kept results. So the other job is put once, whatever
-    /// crashes, and what became of it is kept: also a failure, which is for the handler to judge.
+    /// [`Error::Suspended`]. The handler must return that error, as that of [`Context::sleep`]. When the other job
+    /// has ended, this one runs again as the same attempt, and its steps return their kept results. So the other job
+    /// is put once, whatever crashes, and what became of it is kept: also a failure, which is for the handler to
+    /// judge.
     ///
     /// It takes two steps of the job, `call NAME` and `result NAME`. If this job is cancelled, the other one goes on.
     ///
@@ -43,8 +44,8 @@ impl<S: Store> Context<S> {
     ///
     /// # Errors
     ///
-    /// [`Error::Suspended`] if the attempt ends here; [`Error::InvalidResult`] if the result is not an `R`; the errors of
-    /// [`Task::call`]; else see [`Context::step`].
+    /// [`Error::Suspended`] if the attempt ends here; [`Error::InvalidResult`] if the result is not an `R`; the
+    /// errors of [`Task::call`]; else see [`Context::step`].
     pub fn call_and_wait<A: Serialize, R: DeserializeOwned>(
         &self,
         task: &Task<S, A>,

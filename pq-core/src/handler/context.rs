@@ -115,8 +115,8 @@ impl<S: Store> Context<S> {
 
     /// Returns the outcome with which a job is settled whose asynchronous handler returned this one.
     ///
-    /// For a handler that settles its job in a transaction of its own, as [`Context::settle_with`] does: completed jobs are
-    /// kept if the task says so, and a retry is bounded by the task's retries.
+    /// For a handler that settles its job in a transaction of its own, as [`Context::settle_with`] does: completed
+    /// jobs are kept if the task says so, and a retry is bounded by the task's retries.
     #[must_use]
     pub fn outcome_of(&self, outcome: Outcome) -> Outcome {
         let Some(policy) = &self.policy else { return outcome };
@@ -169,8 +169,8 @@ impl<S: Store> Context<S> {
 
     /// Returns a token that is cancelled when [`Context::should_stop`] becomes true, within a tenth of a second.
     ///
-    /// For an asynchronous handler, which can wait for it. It is not cancelled by a timeout, because the handler's future is
-    /// dropped then.
+    /// For an asynchronous handler, which can wait for it. It is not cancelled by a timeout, because the handler's
+    /// future is dropped then.
     #[must_use]
     pub fn cancellation_token(&self) -> CancellationToken {
         self.token.get_or_init(CancellationToken::new).clone()
@@ -202,10 +202,10 @@ impl<S: Store> Context<S> {
 
     /// Returns whether the lease was lost, or must be assumed to be lost.
     ///
-    /// That is so if the store has answered that it no longer has the lease, or if the worker could not extend the lease
-    /// before it must have expired, for example because it cannot reach the store. Another worker may run the job, and
-    /// the store may refuse this attempt's outcome. It is not so while a transaction has the lease locked, such as the
-    /// one in which the handler calls [`Context::complete_with`].
+    /// That is so if the store has answered that it no longer has the lease, or if the worker could not extend the
+    /// lease before it must have expired, for example because it cannot reach the store. Another worker may run the
+    /// job, and the store may refuse this attempt's outcome. It is not so while a transaction has the lease locked,
+    /// such as the one in which the handler calls [`Context::complete_with`].
     #[must_use]
     pub fn is_lease_lost(&self) -> bool {
         self.lease().is_some_and(|lease| self.access.leases.is_lost(lease))
@@ -219,10 +219,10 @@ impl<S: Store> Context<S> {
 
     /// Notes how many units of work are done, of how many, and what the handler does.
     ///
-    /// It is shown with the job by the library ([`Pq::progress`]), the command and the dashboard. `total` is 0 if the number is
-    /// unknown, and `note` can be empty. The worker stores the newest one at most once a second and at the end of the attempt,
-    /// in a thread of its own, so a call takes less than a microsecond and a handler can call this in a loop. The next
-    /// attempt begins without progress.
+    /// It is shown with the job by the library ([`Pq::progress`]), the command and the dashboard. `total` is 0 if the
+    /// number is unknown, and `note` can be empty. The worker stores the newest one at most once a second and at the
+    /// end of the attempt, in a thread of its own, so a call takes less than a microsecond and a handler can call
+    /// this in a loop. The next attempt begins without progress.
     ///
     /// A crash loses what was noted within the last second or so. Nothing is stored after the lease was lost.
     pub fn progress(&self, done: u64, total: u64, note: &str) {
@@ -231,12 +231,12 @@ impl<S: Store> Context<S> {
 
     /// Adds a line to the log of the job, at [`LogLevel::Info`].
     ///
-    /// The log is kept with the job, through retries, and with its archive ([`Pq::log`]). The newest 64 KiB of it are kept, and
-    /// of a line the first 8 KiB. The worker stores lines at most once a second and at the end of the attempt, before its
-    /// outcome.
+    /// The log is kept with the job, through retries, and with its archive ([`Pq::log`]). The newest 64 KiB of it are
+    /// kept, and of a line the first 8 KiB. The worker stores lines at most once a second and at the end of the
+    /// attempt, before its outcome.
     ///
-    /// A crash loses the lines of the last second or so. Nothing is stored after the lease was lost, or after the handler has
-    /// settled its job by [`Context::settle_with`].
+    /// A crash loses the lines of the last second or so. Nothing is stored after the lease was lost, or after the
+    /// handler has settled its job by [`Context::settle_with`].
     pub fn log(&self, text: impl AsRef<str>) {
         self.log_at(LogLevel::Info, text);
     }
@@ -253,24 +253,25 @@ impl<S: Store> Context<S> {
 
     /// Stores what the attempt has noted by `write`, in the transaction that settles the job.
     ///
-    /// For a handler that settles its job in a transaction of its own, other than by [`Context::settle_with`]. If that is rolled
-    /// back, the notes are stored at the end of the attempt.
+    /// For a handler that settles its job in a transaction of its own, other than by [`Context::settle_with`]. If
+    /// that is rolled back, the notes are stored at the end of the attempt.
     #[must_use]
     pub fn held_back_notes(&self) -> Option<(Vec<LogLine>, Option<Progress>)> {
         self.notes.get()?.hold_back()
     }
 
-    /// Corrects the cost of the job ([`crate::PutOptions::cost`]) when it is known, in tokens. Committed when this returns.
+    /// Corrects the cost of the job ([`crate::PutOptions::cost`]) when it is known, in tokens. Committed when this
+    /// returns.
     ///
-    /// The buckets of the queue and of the job's group are debited or credited by the difference, once for the attempt: a later
-    /// call replaces the cost, and the same one changes nothing. A bucket can owe tokens then, and later jobs wait for them. The
-    /// next attempt takes what the put has stated. Without a rate nothing is done. In a transaction of your own use
-    /// [`crate::BoundQueue::correct_cost`].
+    /// The buckets of the queue and of the job's group are debited or credited by the difference, once for the
+    /// attempt: a later call replaces the cost, and the same one changes nothing. A bucket can owe tokens then, and
+    /// later jobs wait for them. The next attempt takes what the put has stated. Without a rate nothing is done. In a
+    /// transaction of your own use [`crate::BoundQueue::correct_cost`].
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidAnnotation`] for a cost above 1,000,000; [`Error::LeaseLost`] if the lease has expired or the job is
-    /// settled; the store's errors. Nothing was changed.
+    /// [`Error::InvalidAnnotation`] for a cost above 1,000,000; [`Error::LeaseLost`] if the lease has expired or the
+    /// job is settled; the store's errors. Nothing was changed.
     pub fn cost(&self, tokens: u32) -> Result<(), S::Error> {
         let pq = &self.access.pq;
         pq.store().with_connection(|conn| pq.correct_cost(conn, &self.job, tokens))

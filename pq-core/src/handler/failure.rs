@@ -22,11 +22,11 @@ pub enum Failure {
         /// The error that the handler returned after it. `None` if it returned none, or was ended.
         error: Option<String>,
     },
-    /// The worker has no handler for the task of this name. Another worker may have one, so the job goes back uncounted,
-    /// see [`crate::Worker::leave_unknown_tasks_for`].
+    /// The worker has no handler for the task of this name. Another worker may have one, so the job goes back
+    /// uncounted, see [`crate::Worker::leave_unknown_tasks_for`].
     UnknownTask(String),
-    /// The handler asks for other steps than earlier attempts have kept. Another worker may have the program that began the job,
-    /// so a call of a task goes back uncounted, as for [`Failure::UnknownTask`].
+    /// The handler asks for other steps than earlier attempts have kept. Another worker may have the program that
+    /// began the job, so a call of a task goes back uncounted, as for [`Failure::UnknownTask`].
     ChangedSteps(String),
     /// The payload cannot be decoded to the type that the handler takes.
     Undecodable(String),

@@ -32,8 +32,8 @@ struct State {
     /// Whether `progress` is not stored yet.
     has_new_progress: bool,
     is_registered: bool,
-    /// Whether the handler has stored the notes in the transaction that settles its job. If that is rolled back, they are
-    /// stored at the attempt's end.
+    /// Whether the handler has stored the notes in the transaction that settles its job. If that is rolled back, they
+    /// are stored at the attempt's end.
     is_held_back: bool,
     /// Whether notes are being sent. They may come back.
     is_sending: bool,
@@ -108,8 +108,8 @@ impl JobNotes {
 
     /// Returns a copy of what is not stored yet, which the caller stores in a transaction that settles the job.
     ///
-    /// Waits for notes that are sent now, but not for long: who sends them may hang with the store. If they are refused then, they
-    /// are lost.
+    /// Waits for notes that are sent now, but not for long: who sends them may hang with the store. If they are
+    /// refused then, they are lost.
     pub(crate) fn hold_back(&self) -> Option<(Vec<LogLine>, Option<Progress>)> {
         let _sending = (0..MAX_HOLD_BACK_MS).find_map(|_| match self.sending.try_lock() {
             Ok(guard) => Some(guard),

@@ -1,5 +1,5 @@
-//! What follows if a worker cannot run a job that another one may: it has no handler for its task, or one that asks for other
-//! steps than the program that began the job.
+//! What follows if a worker cannot run a job that another one may: it has no handler for its task, or one that asks
+//! for other steps than the program that began the job.
 
 use std::time::Duration;
 

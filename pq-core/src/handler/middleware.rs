@@ -64,8 +64,8 @@ impl<'a> Next<'a> {
     ///
     /// # Errors
     ///
-    /// The [`Failure`] of the attempt: the handler's error, its panic, which does not unwind through the middleware, its
-    /// timeout, or the reason why the job has no handler.
+    /// The [`Failure`] of the attempt: the handler's error, its panic, which does not unwind through the middleware,
+    /// its timeout, or the reason why the job has no handler.
     pub fn run(self) -> Result<Outcome, Failure> {
         let Self { middleware, info, handler } = self;
         match middleware.split_first() {

@@ -164,8 +164,8 @@ impl<S: Store> Handler<S> {
         self
     }
 
-    /// Sets the maximum number of jobs that an asynchronous handler runs at the same time in one worker. Default: no limit
-    /// of its own, see [`crate::Worker::concurrency`].
+    /// Sets the maximum number of jobs that an asynchronous handler runs at the same time in one worker. Default: no
+    /// limit of its own, see [`crate::Worker::concurrency`].
     ///
     /// Has no effect on other handlers. Minimum: 1.
     #[must_use]
@@ -183,11 +183,12 @@ impl<S: Store> Handler<S> {
         self
     }
 
-    /// Has an asynchronous handler run in the transactions that take its jobs, for a crate that has asynchronous connections.
+    /// Has an asynchronous handler run in the transactions that take its jobs, for a crate that has asynchronous
+    /// connections.
     ///
-    /// `attempt` is called for each job that may be ready, and runs `handler` by [`Attempt::run`]. The handler's own function
-    /// runs a job that must be run under a lease, because its worker may have died, and all jobs of a queue that has other
-    /// handlers, too.
+    /// `attempt` is called for each job that may be ready, and runs `handler` by [`Attempt::run`]. The handler's own
+    /// function runs a job that must be run under a lease, because its worker may have died, and all jobs of a queue
+    /// that has other handlers, too.
     #[must_use]
     pub fn in_transactions<H: Send + Sync + 'static>(
         mut self,

@@ -27,8 +27,8 @@ pub(crate) struct StepSequence {
 
 /// A step that a handler has asked for. Created by [`Context::begin_step`].
 ///
-/// For a crate that has asynchronous connections. If it is dropped before [`StepRun::finish`], the position is free again,
-/// and the next step reads the kept ones again.
+/// For a crate that has asynchronous connections. If it is dropped before [`StepRun::finish`], the position is free
+/// again, and the next step reads the kept ones again.
 #[must_use]
 #[allow(missing_debug_implementations, reason = "a store need not implement Debug")]
 pub struct StepRun<'c, S: Store> {
@@ -62,8 +62,8 @@ impl<S: Store> Context<S> {
         Ok(StepRun { context: self, kind, name, position, is_finished: false })
     }
 
-    /// Returns the result of the handler, or the outcome of the attempt that a sleep or a wait has ended. If the handler has asked
-    /// for other steps than the kept ones, its error says that.
+    /// Returns the result of the handler, or the outcome of the attempt that a sleep or a wait has ended. If the
+    /// handler has asked for other steps than the kept ones, its error says that.
     pub(crate) fn conclude(&self, result: Result<Outcome, Failure>) -> Result<Outcome, Failure> {
         let mut steps = lock(&self.steps);
         if let (Some(changed), Err(Failure::Error(_))) = (steps.changed.take(), &result) {
@@ -159,8 +159,8 @@ impl<S: Store> StepRun<'_, S> {
         Ok(result)
     }
 
-    /// Returns whether a signal has come whose value is no `T`. Then the caller must forget the step in the same transaction, so that
-    /// the next attempt waits for another one.
+    /// Returns whether a signal has come whose value is no `T`. Then the caller must forget the step in the same
+    /// transaction, so that the next attempt waits for another one.
     #[must_use]
     pub fn is_misfit<T: DeserializeOwned>(&self, keeping: &Keeping) -> bool {
         matches!(keeping, Keeping::Kept(Some(value)) if serde_json::from_str::<T>(value.as_str()).is_err())
@@ -239,7 +239,8 @@ impl<S: Store> StepRun<'_, S> {
         lock(&self.context.steps).next += 1;
     }
 
-    /// Ends the attempt by this outcome, with which the store has settled the job, and returns the error for the handler.
+    /// Ends the attempt by this outcome, with which the store has settled the job, and returns the error for the
+    /// handler.
     pub fn suspend(self, outcome: Outcome) -> Error {
         lock(&self.context.steps).suspended = Some(outcome);
         Error::Suspended { id: self.context.job().id }
@@ -267,16 +268,16 @@ const OUT_OF_ORDER: &str = "the step before was rolled back or has not been comm
 impl<S: Store> Context<S> {
     /// Runs `work` once, and keeps its result. In later attempts returns the kept result, and does not run `work`.
     ///
-    /// The result is committed before this returns. If `work` fails, nothing is kept. After a crash between the end of `work`
-    /// and the commit it runs again, so what it does outside of the database happens at least once. For writes in the
-    /// database use [`Context::step_with`], which is exactly once.
+    /// The result is committed before this returns. If `work` fails, nothing is kept. After a crash between the end
+    /// of `work` and the commit it runs again, so what it does outside of the database happens at least once. For
+    /// writes in the database use [`Context::step_with`], which is exactly once.
     ///
-    /// A failure of `work` is not kept either: a handler that goes another way after a failure makes it a result, such as
-    /// `Ok(charge().map_err(|error| error.to_string()))`.
+    /// A failure of `work` is not kept either: a handler that goes another way after a failure makes it a result,
+    /// such as `Ok(charge().map_err(|error| error.to_string()))`.
     ///
-    /// A handler must ask for its steps in the same order in each attempt, and one after the other. The n-th step of a name
-    /// is `name#n`, so a loop can use one name. The results have the limits of payloads, and are kept until the job
-    /// completes: also while it is dead or cancelled, so that a requeued job goes on after them.
+    /// A handler must ask for its steps in the same order in each attempt, and one after the other. The n-th step of
+    /// a name is `name#n`, so a loop can use one name. The results have the limits of payloads, and are kept until
+    /// the job completes: also while it is dead or cancelled, so that a requeued job goes on after them.
     ///
     /// A transactional handler has no context and so no steps: all it does is committed at once, with its job.
     ///
@@ -321,9 +322,9 @@ impl<S: Store> Context<S> {
 
     /// Runs `work` once on the caller's connection, and commits its writes together with its result.
     ///
-    /// Begins a transaction, or a nested one if the connection is in one already. The writes and the result are committed or
-    /// neither is, and only while the job's lease is held: if another worker may have the job, all is rolled back. So the
-    /// writes happen exactly once. The rest is as by [`Context::step`].
+    /// Begins a transaction, or a nested one if the connection is in one already. The writes and the result are
+    /// committed or neither is, and only while the job's lease is held: if another worker may have the job, all is
+    /// rolled back. So the writes happen exactly once. The rest is as by [`Context::step`].
     ///
     /// If an enclosing transaction of the caller is rolled back, the handler must return an error: the next attempt
     /// repeats the step. Until the enclosing transaction has ended, no other step can be kept.
@@ -378,9 +379,10 @@ impl<S: Store> Context<S> {
 
     /// Lets the job wait for this time, without a worker, and goes on after it in a new attempt.
     ///
-    /// The first call commits that the job sleeps, returns the job to its queue, and fails with [`Error::Suspended`]. The
-    /// handler must return that error, and nothing that it does after it is part of the job. When the time has passed on the
-    /// store's clock, the job runs again as the same attempt: its steps return their kept results, and this returns at once.
+    /// The first call commits that the job sleeps, returns the job to its queue, and fails with [`Error::Suspended`].
+    /// The handler must return that error, and nothing that it does after it is part of the job. When the time has
+    /// passed on the store's clock, the job runs again as the same attempt: its steps return their kept results, and
+    /// this returns at once.
     ///
     /// # Errors
     ///
@@ -414,15 +416,15 @@ impl<S: Store> Context<S> {
 
     /// Lets the job wait for a signal of this name, without a worker, and returns its value.
     ///
-    /// If the signal has come, returns at once; it is delivered once. Else the call ends the attempt, as [`Context::sleep`]
-    /// does. The job goes on as soon as the signal comes, and returns `None` if it has not come within `timeout` of the first
-    /// call. [`crate::Pq::signal`] sends signals.
+    /// If the signal has come, returns at once; it is delivered once. Else the call ends the attempt, as
+    /// [`Context::sleep`] does. The job goes on as soon as the signal comes, and returns `None` if it has not come
+    /// within `timeout` of the first call. [`crate::Pq::signal`] sends signals.
     ///
     /// # Errors
     ///
-    /// [`Error::Suspended`] if the attempt ends here; [`Error::StepRefused`] if the value has another type: the signal is removed,
-    /// the log of the job has its value, and the next attempt waits for another one, as long as this one; else see
-    /// [`Context::step`].
+    /// [`Error::Suspended`] if the attempt ends here; [`Error::StepRefused`] if the value has another type: the
+    /// signal is removed, the log of the job has its value, and the next attempt waits for another one, as long as
+    /// this one; else see [`Context::step`].
     pub fn wait_for_signal<T: DeserializeOwned>(
         &self,
         name: &str,

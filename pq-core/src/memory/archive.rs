@@ -114,8 +114,8 @@ impl Archive for MemoryStore {
     }
 }
 
-/// Requeues an archived job, or lets its workflow do it. Returns `false` if its unique key is in use, or if another transaction
-/// holds that workflow.
+/// Requeues an archived job, or lets its workflow do it. Returns `false` if its unique key is in use, or if another
+/// transaction holds that workflow.
 pub(super) fn return_archived(state: &mut State, open: &mut Open, archived: Archived) -> bool {
     if follow_ups::is_workflow_held(state, open, &archived.job) {
         return false;

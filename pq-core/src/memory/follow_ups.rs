@@ -169,8 +169,8 @@ pub(super) fn wake(
 
 /// Lets the follow-ups wait again that wait for a job that was dead or cancelled and is requeued, and wakes workflows.
 ///
-/// A call that undoes another job does not wake its workflow: it is only repeated. Neither does a job that was added to it. What a
-/// workflow is due for already, such as its cancellation, stays.
+/// A call that undoes another job does not wake its workflow: it is only repeated. Neither does a job that was added
+/// to it. What a workflow is due for already, such as its cancellation, stays.
 pub(super) fn reopen(state: &mut State, open: &mut Open, job: &JobRecord) {
     let (id, place) = (job.id, job.annotations.workflow().filter(|place| !place.undoes));
     let is_failed = |wait: &Wait| wait.outcome != Some(JobState::Done);
@@ -193,7 +193,8 @@ pub(super) fn wake_to_reopen(state: &mut State, open: &mut Open, workflow: JobId
     wake(state, open, workflow, why.or(Some(Wake::Reopen)), None)
 }
 
-/// Returns whether another transaction holds the workflow of the job, so that it would not learn that the job is requeued.
+/// Returns whether another transaction holds the workflow of the job, so that it would not learn that the job is
+/// requeued.
 pub(super) fn is_workflow_held(state: &State, open: &Open, job: &JobRecord) -> bool {
     let Some(place) = job.annotations.workflow() else { return false };
     match state.rows.get(&place.id).filter(|row| !row.ended || row.held_by != Some(open.tx)) {
@@ -341,8 +342,8 @@ fn waiting(state: &State, open: &Open, follow_up: JobId) -> Option<Row> {
     state.rows.get(&follow_up).filter(|row| row.free_for(open.tx) && row.job.is_held()).cloned()
 }
 
-/// Makes a follow-up due if all jobs have ended that it waits for, or cancels it if one of them was not done that must be.
-/// Returns whether it was cancelled. A workflow is due if it has failed, too.
+/// Makes a follow-up due if all jobs have ended that it waits for, or cancels it if one of them was not done that
+/// must be. Returns whether it was cancelled. A workflow is due if it has failed, too.
 fn end_wait(
     state: &mut State,
     open: &mut Open,

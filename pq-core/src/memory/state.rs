@@ -252,7 +252,8 @@ impl State {
             .collect()
     }
 
-    /// Returns the jobs of a queue that keep their serialization keys while they wait for a retry, by key: the first of each.
+    /// Returns the jobs of a queue that keep their serialization keys while they wait for a retry, by key: the first
+    /// of each.
     pub(super) fn keeping_keys(&self, queue: &QueueName, tx: Tx) -> BTreeMap<Key, JobId> {
         let mut keeping = BTreeMap::new();
         for row in self.rows.values().filter(|row| row.job.queue == *queue && row.keeps_key(tx)) {

@@ -1,7 +1,7 @@
 //! The steps of jobs, and signals for them.
 //!
-//! An operation locks the whole state, but a transaction consists of several. So a commit decides whether a signal wakes a
-//! job: that of the signal, or that of the job's wait, whichever is later. Neither can miss the other.
+//! An operation locks the whole state, but a transaction consists of several. So a commit decides whether a signal
+//! wakes a job: that of the signal, or that of the job's wait, whichever is later. Neither can miss the other.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -41,11 +41,11 @@ pub(super) fn take(
     Ready { rows, limited, next_due }
 }
 
-/// Returns the first `count` jobs that the transaction can take, in the order of the queue or of the turns of its groups,
-/// up to the one with which their payloads reach [`MAX_TAKE_BYTES`], and the turns that have changed.
+/// Returns the first `count` jobs that the transaction can take, in the order of the queue or of the turns of its
+/// groups, up to the one with which their payloads reach [`MAX_TAKE_BYTES`], and the turns that have changed.
 ///
-/// Of the jobs that share a serialization key only the first is ready, and none while the key is busy. Of those of a limited
-/// queue, each needs a place and tokens, which `gate` counts.
+/// Of the jobs that share a serialization key only the first is ready, and none while the key is busy. Of those of a
+/// limited queue, each needs a place and tokens, which `gate` counts.
 fn ready(
     state: &State,
     queue: &QueueName,

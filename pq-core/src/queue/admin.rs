@@ -33,7 +33,8 @@ impl<S: Store> Pq<S> {
 
     /// Returns what became of jobs, by queue and task, since the table was created. See [`crate::Counters`].
     ///
-    /// Workers add what they have counted with their heartbeats, so a crash of a worker loses what it has counted since.
+    /// Workers add what they have counted with their heartbeats, so a crash of a worker loses what it has counted
+    /// since.
     ///
     /// # Errors
     ///
@@ -53,8 +54,8 @@ impl<S: Store> Pq<S> {
 
     /// Finds a job of any queue by its id.
     ///
-    /// Returns `None` if there was no such job, or if it ended and was not kept. If several jobs had the id, because the
-    /// sequence of ids was restarted, returns the one that waits or runs, or else the one that ended last.
+    /// Returns `None` if there was no such job, or if it ended and was not kept. If several jobs had the id, because
+    /// the sequence of ids was restarted, returns the one that waits or runs, or else the one that ended last.
     ///
     /// # Errors
     ///
@@ -65,8 +66,8 @@ impl<S: Store> Pq<S> {
 
     /// Explains why a job does not run, or what runs it: all reasons, the most important first.
     ///
-    /// Takes no lock. Workers are known by their heartbeats, which are up to two seconds old. Programs that get jobs without
-    /// a worker are not known.
+    /// Takes no lock. Workers are known by their heartbeats, which are up to two seconds old. Programs that get jobs
+    /// without a worker are not known.
     ///
     /// ```
     /// # use pq_core::{Pq, PutOptions, Reason, memory::MemoryStore};
@@ -171,8 +172,8 @@ impl<S: Store, T> Queue<S, T> {
 
     /// Finds a job of the queue by its id.
     ///
-    /// Returns `None` if there was no such job, or if it ended and was not kept. If several jobs had the id, because the
-    /// sequence of ids was restarted, returns the one that waits or runs, or else the one that ended last.
+    /// Returns `None` if there was no such job, or if it ended and was not kept. If several jobs had the id, because
+    /// the sequence of ids was restarted, returns the one that waits or runs, or else the one that ended last.
     ///
     /// # Errors
     ///

@@ -18,9 +18,9 @@ impl<S: Store> Pq<S> {
     /// Returns the same handle for an operator, whose operations are recorded in the audit log under this name.
     ///
     /// An operation is a call that manages queues, jobs, workers or periodic jobs. Its entry is written in its
-    /// transaction, so it is recorded exactly if it took effect. One that changes nothing is not recorded, and neither are
-    /// puts, takes and settled jobs. Maintenance deletes old entries ([`crate::Retention::audit`]). Default: no actor, and
-    /// nothing is recorded.
+    /// transaction, so it is recorded exactly if it took effect. One that changes nothing is not recorded, and
+    /// neither are puts, takes and settled jobs. Maintenance deletes old entries ([`crate::Retention::audit`]).
+    /// Default: no actor, and nothing is recorded.
     ///
     /// ```
     /// # use pq_core::{Pq, memory::MemoryStore};

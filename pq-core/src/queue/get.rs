@@ -29,9 +29,9 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
 
     /// Takes up to `count` jobs in one round trip, in queue order, waiting for the first one if necessary.
     ///
-    /// Returns an empty list if the wait ended without a job. **At most once**, as [`Queue::get`]. A list with fewer jobs
-    /// does not mean that no more are ready: the list ends with the job with which the payloads have 16 MiB as stored, and
-    /// at most 512 are returned at once if some have serialization keys or were scheduled.
+    /// Returns an empty list if the wait ended without a job. **At most once**, as [`Queue::get`]. A list with fewer
+    /// jobs does not mean that no more are ready: the list ends with the job with which the payloads have 16 MiB as
+    /// stored, and at most 512 are returned at once if some have serialization keys or were scheduled.
     ///
     /// # Errors
     ///

@@ -94,29 +94,30 @@ impl<S: Store> Pq<S> {
 
     /// Sets what connects the handle to a system of distributed tracing. Default: none.
     ///
-    /// It can be a function that returns the caller's trace context. Each job that the handle puts carries the context of its
-    /// put. The handler reads it by [`crate::Context::trace`], and middleware gets it too. A periodic job has none. A job that
-    /// is moved, retried or requeued keeps it. Any other [`Tracer`] also describes the spans of puts, takes, handlers and
-    /// settlements.
+    /// It can be a function that returns the caller's trace context. Each job that the handle puts carries the
+    /// context of its put. The handler reads it by [`crate::Context::trace`], and middleware gets it too. A periodic
+    /// job has none. A job that is moved, retried or requeued keeps it. Any other [`Tracer`] also describes the spans
+    /// of puts, takes, handlers and settlements.
     #[must_use]
     pub fn with_trace(mut self, tracer: impl Tracer + 'static) -> Self {
         self.tracer = Some(Arc::new(tracer));
         self
     }
 
-    /// Lets the handle count none of its puts, so that nothing of them is in the store's counters. See [`Pq::store_put_counts`].
+    /// Lets the handle count none of its puts, so that nothing of them is in the store's counters. See
+    /// [`Pq::store_put_counts`].
     #[must_use]
     pub fn without_put_counts(mut self) -> Self {
         self.put_counts = None;
         self
     }
 
-    /// Sets how long each statement of an operation may take, if the store can limit it. Default: no limit for operations
-    /// whose work grows with the queue, and that of the store's calls for the others.
+    /// Sets how long each statement of an operation may take, if the store can limit it. Default: no limit for
+    /// operations whose work grows with the queue, and that of the store's calls for the others.
     ///
-    /// An operation is a call that manages queues, jobs, workers or periodic jobs. One that takes longer fails with the
-    /// store's error, and what it had changed is rolled back, but for the batches that [`Pq::operate`] has committed. The
-    /// methods of [`Queue::on`] are not limited.
+    /// An operation is a call that manages queues, jobs, workers or periodic jobs. One that takes longer fails with
+    /// the store's error, and what it had changed is rolled back, but for the batches that [`Pq::operate`] has
+    /// committed. The methods of [`Queue::on`] are not limited.
     #[must_use]
     pub fn with_operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = Some(timeout);
@@ -186,12 +187,13 @@ impl<S: Store> Pq<S> {
 
     /// Adds what this handle and its clones have put to the store's counters ([`Pq::counters`]).
     ///
-    /// A handle with connections of its own does that every 10 s, and when its last clone is dropped, so only a program that
-    /// ends without dropping it needs this call.
+    /// A handle with connections of its own does that every 10 s, and when its last clone is dropped, so only a
+    /// program that ends without dropping it needs this call.
     ///
-    /// A put is counted when its call returns, also in a transaction that is rolled back later. One that met a job with its
-    /// unique key is not counted. The jobs of periodic jobs and the calls that undo jobs of workflows are counted by the handle
-    /// whose maintenance put them, after their commit. A crash loses what was counted since the last time.
+    /// A put is counted when its call returns, also in a transaction that is rolled back later. One that met a job
+    /// with its unique key is not counted. The jobs of periodic jobs and the calls that undo jobs of workflows are
+    /// counted by the handle whose maintenance put them, after their commit. A crash loses what was counted since the
+    /// last time.
     ///
     /// # Errors
     ///

@@ -18,9 +18,9 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     /// by [`Queue::settle`]. [`Queue::extend`] extends the lease.
     ///
     /// **At least once**: after a crash the lease expires, on the store's clock. The next maintenance, by any
-    /// [`crate::Worker`] or [`crate::Pq::maintain`], then requeues the jobs. A job that was alone in its lease has crashed
-    /// ([`crate::JobRecord::crashes`]). Of several jobs none has, and [`crate::Claim::lease_limit`] says how many of the
-    /// next lease should be begun.
+    /// [`crate::Worker`] or [`crate::Pq::maintain`], then requeues the jobs. A job that was alone in its lease has
+    /// crashed ([`crate::JobRecord::crashes`]). Of several jobs none has, and [`crate::Claim::lease_limit`] says how
+    /// many of the next lease should be begun.
     ///
     /// # Errors
     ///

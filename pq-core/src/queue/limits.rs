@@ -4,7 +4,8 @@ use super::{BoundQueue, Pq, Queue};
 use crate::{Claim, Error, Job, LimitedQueue, Limits, Store};
 
 impl<S: Store> Pq<S> {
-    /// Returns the queues that have limits, at most 100 by name, how much of these is used, and how many due jobs wait because of them.
+    /// Returns the queues that have limits, at most 100 by name, how much of these is used, and how many due jobs
+    /// wait because of them.
     ///
     /// # Errors
     ///
@@ -33,14 +34,14 @@ impl<S: Store, T> Queue<S, T> {
 
     /// Replaces the queue's limits. Empty limits remove them.
     ///
-    /// They are stored, and apply at once to every worker and every get, on all hosts. Jobs that are under a lease count. If a
-    /// limit is lowered, running jobs continue, and none is taken until fewer run than it allows. Limits are kept while
-    /// the queue is paused. Python's `pq` ignores them.
+    /// They are stored, and apply at once to every worker and every get, on all hosts. Jobs that are under a lease
+    /// count. If a limit is lowered, running jobs continue, and none is taken until fewer run than it allows. Limits
+    /// are kept while the queue is paused. Python's `pq` ignores them.
     ///
     /// # Errors
     ///
-    /// [`crate::Error::InvalidSetting`] or [`crate::Error::InvalidAnnotation`] if a number, a period or a group is invalid;
-    /// the store's errors.
+    /// [`crate::Error::InvalidSetting`] or [`crate::Error::InvalidAnnotation`] if a number, a period or a group is
+    /// invalid; the store's errors.
     pub fn set_limits(&self, limits: &Limits) -> Result<(), S::Error> {
         let details = limits.to_json()?.unwrap_or_else(|| "none".to_owned());
         let action = self.action("limit").details(details);
@@ -58,15 +59,16 @@ impl<S: Store, T> Queue<S, T> {
 }
 
 impl<S: Store, T> BoundQueue<'_, S, T> {
-    /// Corrects the cost of a leased job in this transaction, as [`crate::Context::cost`] does. For transactional handlers.
+    /// Corrects the cost of a leased job in this transaction, as [`crate::Context::cost`] does. For transactional
+    /// handlers.
     ///
-    /// The buckets are locked until the transaction ends, so correct the cost late in it. A job that a transaction took from a queue
-    /// without limits took no tokens, and nothing is done.
+    /// The buckets are locked until the transaction ends, so correct the cost late in it. A job that a transaction
+    /// took from a queue without limits took no tokens, and nothing is done.
     ///
     /// # Errors
     ///
-    /// The errors of [`crate::Context::cost`]. If the lease has been lost, roll the transaction back. [`Error::InvalidSetting`] if
-    /// a transaction took the job from a limited queue.
+    /// The errors of [`crate::Context::cost`]. If the lease has been lost, roll the transaction back.
+    /// [`Error::InvalidSetting`] if a transaction took the job from a limited queue.
     pub fn correct_cost(&mut self, job: &Job<T>, cost: u32) -> Result<(), S::Error> {
         self.queue.pq.correct_cost(self.conn, &job.claim, cost)
     }

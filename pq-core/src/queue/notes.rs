@@ -4,8 +4,8 @@ use super::Pq;
 use crate::{JobId, JobProgress, Store, StoredLine};
 
 impl<S: Store> Pq<S> {
-    /// Returns how far handlers have come with these jobs of any queue, of those jobs that have any progress, in the order of
-    /// their ids. See [`crate::Context::progress`].
+    /// Returns how far handlers have come with these jobs of any queue, of those jobs that have any progress, in the
+    /// order of their ids. See [`crate::Context::progress`].
     ///
     /// That of a running job is at most about a second old. That of an archived job is of its last attempt.
     ///
@@ -19,8 +19,8 @@ impl<S: Store> Pq<S> {
         self.store.with_connection(|conn| self.store.progress(conn, jobs))
     }
 
-    /// Returns the log of a job of any queue, the oldest line first: the newest 64 KiB of what all of its attempts have logged.
-    /// See [`crate::Context::log`].
+    /// Returns the log of a job of any queue, the oldest line first: the newest 64 KiB of what all of its attempts
+    /// have logged. See [`crate::Context::log`].
     ///
     /// # Errors
     ///

@@ -137,9 +137,10 @@ impl<S: Store> Pq<S> {
 
     /// Changes all jobs that the filter selects and that the operation can change, in batches of 1,000.
     ///
-    /// Each batch is a transaction of its own, and `progress` is called after it. Jobs that are held or whose unique key
-    /// is in use are passed. Jobs that are put or end after this call has begun are not changed. With an actor ([`Pq::acting_as`]), the whole
-    /// operation is one entry of the audit log, whose count each batch raises in its transaction.
+    /// Each batch is a transaction of its own, and `progress` is called after it. Jobs that are held or whose unique
+    /// key is in use are passed. Jobs that are put or end after this call has begun are not changed. With an actor
+    /// ([`Pq::acting_as`]), the whole operation is one entry of the audit log, whose count each batch raises in its
+    /// transaction.
     ///
     /// # Errors
     ///

@@ -21,8 +21,8 @@ impl<S: Store> Pq<S> {
         self.store.with_connection(|conn| self.result_on(conn, id))
     }
 
-    /// Returns what became of a job on the caller's connection, as [`Pq::result`] does. A transaction sees what it has done
-    /// itself.
+    /// Returns what became of a job on the caller's connection, as [`Pq::result`] does. A transaction sees what it
+    /// has done itself.
     ///
     /// # Errors
     ///
@@ -36,17 +36,18 @@ impl<S: Store> Pq<S> {
         Ok(JobResult::of(job.as_ref())?)
     }
 
-    /// Waits until a job of any queue has ended, and returns what became of it. After `wait` it returns the job's state.
+    /// Waits until a job of any queue has ended, and returns what became of it. After `wait` it returns the job's
+    /// state.
     ///
-    /// The wait sleeps until the commit of the job's end wakes it, and looks in any case once in the store's poll interval. It
-    /// holds no connection while it sleeps. The job is kept in the archive from the first look on, as if it had been put with
-    /// [`crate::PutOptions::awaited`]. If a transaction holds the job then, the wait looks again after a moment, and the job
-    /// may be [`JobResult::Unknown`] when that transaction has completed it.
+    /// The wait sleeps until the commit of the job's end wakes it, and looks in any case once in the store's poll
+    /// interval. It holds no connection while it sleeps. The job is kept in the archive from the first look on, as if
+    /// it had been put with [`crate::PutOptions::awaited`]. If a transaction holds the job then, the wait looks again
+    /// after a moment, and the job may be [`JobResult::Unknown`] when that transaction has completed it.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidResult`] if the result is not an `R`; [`Error::WaitInTransaction`] if the connections of the handle are
-    /// in a transaction, as in a test; [`Error::Stopped`]; the store's errors.
+    /// [`Error::InvalidResult`] if the result is not an `R`; [`Error::WaitInTransaction`] if the connections of the
+    /// handle are in a transaction, as in a test; [`Error::Stopped`]; the store's errors.
     pub fn wait_for<R: DeserializeOwned>(&self, id: JobId, wait: Wait) -> Result<JobResult<R>, S::Error> {
         self.wait_for_end(id, wait, |look| self.store.with_connection(look))
     }

@@ -9,7 +9,8 @@ use crate::put_counts::ByTask;
 use crate::tracer::{JobSpan, SpanInfo};
 use crate::{Claim, Error, NewJob, Outcome, Pq, Put, QueueName, Store, Taken};
 
-// The bridge from `tracing` to OpenTelemetry reads the name and the kind of a span from its fields. A tracer records them.
+// The bridge from `tracing` to OpenTelemetry reads the name and the kind of a span from its fields. A tracer records
+// them.
 impl<S: Store, T> Queue<S, T> {
     /// Creates the span of a put.
     ///
@@ -107,8 +108,8 @@ impl<S: Store, T> Queue<S, T> {
         Ok(puts)
     }
 
-    /// Streams jobs to `put` as they are encoded, in the span of the put. Refuses unique keys, since no job's outcome is
-    /// returned.
+    /// Streams jobs to `put` as they are encoded, in the span of the put. Refuses unique keys, since no job's outcome
+    /// is returned.
     pub(super) fn put_all_in_span<I: Iterator<Item = Result<NewJob, Error>>>(
         &self,
         encode: impl FnOnce() -> I,

@@ -24,8 +24,8 @@ impl<E> From<E> for Refused<E> {
 impl<S: Store> Pq<S> {
     /// Sends a signal to a job that waits or runs. See [`crate::Context::wait_for_signal`].
     ///
-    /// It is kept if the job does not wait for it yet, and is delivered once. If the job waits for it, the job is due at once.
-    /// The audit log records it if the handle acts as an operator ([`Pq::acting_as`]).
+    /// It is kept if the job does not wait for it yet, and is delivered once. If the job waits for it, the job is due
+    /// at once. The audit log records it if the handle acts as an operator ([`Pq::acting_as`]).
     ///
     /// # Errors
     ///
@@ -77,7 +77,8 @@ impl<S: Store> Pq<S> {
         self.store.with_connection(|conn| self.store.steps(conn, job))
     }
 
-    /// Returns the first `count` signals that were sent to a job and are not delivered, in the order in which they were sent.
+    /// Returns the first `count` signals that were sent to a job and are not delivered, in the order in which they
+    /// were sent.
     ///
     /// # Errors
     ///
@@ -88,8 +89,8 @@ impl<S: Store> Pq<S> {
 
     /// Forgets a step of a job and all later ones, and makes the job due at once: it goes on before that step.
     ///
-    /// `step` is a label such as `charge` or `charge#2`, see [`StepRecord::label`]. A dead or cancelled job is requeued. A
-    /// job that runs or is done is not changed.
+    /// `step` is a label such as `charge` or `charge#2`, see [`StepRecord::label`]. A dead or cancelled job is
+    /// requeued. A job that runs or is done is not changed.
     ///
     /// # Errors
     ///

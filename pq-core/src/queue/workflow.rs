@@ -26,7 +26,8 @@ impl<S: Store> Pq<S> {
     /// Enqueues all jobs of a workflow in one transaction, and returns its id.
     ///
     /// It is the id of a job that ends with the workflow, for [`Pq::workflow`], [`Pq::wait_for`] and [`Pq::change`]:
-    /// [`crate::Operation::Cancel`] cancels the whole, and [`crate::Operation::Retry`] lets what is dead or cancelled run again.
+    /// [`crate::Operation::Cancel`] cancels the whole, and [`crate::Operation::Retry`] lets what is dead or cancelled
+    /// run again.
     ///
     /// # Errors
     ///
@@ -35,8 +36,8 @@ impl<S: Store> Pq<S> {
         self.transaction(|conn| self.put_workflow_on(conn, workflow))
     }
 
-    /// Enqueues all jobs of a workflow on the caller's connection, inside the caller's transaction. Others see them when it
-    /// commits.
+    /// Enqueues all jobs of a workflow on the caller's connection, inside the caller's transaction. Others see them
+    /// when it commits.
     ///
     /// On a connection outside of any transaction this is a transaction of its own.
     ///
@@ -72,8 +73,8 @@ impl<S: Store> Pq<S> {
         jobs.for_each(|Job { queue, task }| self.count_jobs(&queue, task.map(Arc::from), 1));
     }
 
-    /// Returns a workflow with the states of its jobs: by its id, or by the id of one of its jobs. `None` if it is not kept any
-    /// more, or if the job belongs to none.
+    /// Returns a workflow with the states of its jobs: by its id, or by the id of one of its jobs. `None` if it is
+    /// not kept any more, or if the job belongs to none.
     ///
     /// # Errors
     ///
@@ -95,8 +96,8 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] if the workflow has no job of this name; [`Error::InvalidResult`] if the result is not an `R`;
-    /// the store's errors.
+    /// [`Error::InvalidSetting`] if the workflow has no job of this name; [`Error::InvalidResult`] if the result is
+    /// not an `R`; the store's errors.
     pub fn workflow_result<R: DeserializeOwned>(
         &self,
         workflow: JobId,
@@ -105,8 +106,8 @@ impl<S: Store> Pq<S> {
         self.store.with_connection(|conn| self.workflow_result_on(conn, workflow, name))
     }
 
-    /// Returns what became of a job of a workflow on the caller's connection, as [`Pq::workflow_result`] does: for a transactional
-    /// handler, which finds its workflow by [`crate::Annotations::workflow`].
+    /// Returns what became of a job of a workflow on the caller's connection, as [`Pq::workflow_result`] does: for a
+    /// transactional handler, which finds its workflow by [`crate::Annotations::workflow`].
     ///
     /// # Errors
     ///
@@ -128,8 +129,8 @@ impl<S: Store> Pq<S> {
         Ok(WorkflowJob::result(workflow, name, &found, own.as_ref())?)
     }
 
-    /// Decides about the workflows that are due. Returns whether there were any. [`Pq::maintain`] does it; this is for a program
-    /// that runs the maintenance of its store in another way.
+    /// Decides about the workflows that are due. Returns whether there were any. [`Pq::maintain`] does it; this is
+    /// for a program that runs the maintenance of its store in another way.
     ///
     /// # Errors
     ///
@@ -144,8 +145,8 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] if the workflow has no job of this name, or if one of them is due or runs; the store's errors.
-    /// Nothing was changed.
+    /// [`Error::InvalidSetting`] if the workflow has no job of this name, or if one of them is due or runs; the
+    /// store's errors. Nothing was changed.
     pub fn retry_workflow_from(&self, id: JobId, name: &str) -> Result<ChangeOutcome, S::Error> {
         self.operation(|conn| {
             let details = format!("from job {name}");
@@ -220,8 +221,8 @@ impl<S: Store> Pq<S> {
 }
 
 impl<S: Store> Context<S> {
-    /// Returns what became of the job with this name of the same workflow: that of a job before this one is done with its
-    /// result, or dead or cancelled if this one waited for any outcome.
+    /// Returns what became of the job with this name of the same workflow: that of a job before this one is done with
+    /// its result, or dead or cancelled if this one waited for any outcome.
     ///
     /// It is [`JobResult::Unknown`] if the archive does not keep that job any more. See [`Pq::result`].
     ///

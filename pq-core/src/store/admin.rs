@@ -65,7 +65,8 @@ pub trait Admin: Connect {
     /// The store's error. No job was deleted.
     fn clear(&self, conn: &mut Self::Conn, queue: &QueueName) -> Result<u64, Self::Error>;
 
-    /// Pauses or resumes a queue, and returns whether that changed anything. `by` is the operator who pauses it, if known.
+    /// Pauses or resumes a queue, and returns whether that changed anything. `by` is the operator who pauses it, if
+    /// known.
     ///
     /// No job of a paused queue is taken. Jobs that are held already are not affected. Resuming notifies signals as a
     /// put does. Python's `pq` ignores the pause.
@@ -90,8 +91,8 @@ pub trait Admin: Connect {
 
     /// Moves jobs that are not held to another queue, with all their attributes, and returns their number.
     ///
-    /// With `ids`, these jobs; without, all. A job whose unique key is in use in the other queue, or in an uncommitted put,
-    /// stays. A put that keeps the key for one more job meanwhile may be waited for.
+    /// With `ids`, these jobs; without, all. A job whose unique key is in use in the other queue, or in an
+    /// uncommitted put, stays. A put that keeps the key for one more job meanwhile may be waited for.
     ///
     /// # Errors
     ///

@@ -26,9 +26,9 @@ pub trait Archive: Connect {
 
     /// Returns archived jobs to the queue and reports how many.
     ///
-    /// With `ids`, these dead or cancelled jobs; without, all dead jobs of the queue. They are due at once, keep their
-    /// ids, and their attempts start at zero. A job stays in the archive if its unique key is in use or in an uncommitted
-    /// put, or if a job with its id waits or runs. Of several with the same id the latest is returned.
+    /// With `ids`, these dead or cancelled jobs; without, all dead jobs of the queue. They are due at once, keep
+    /// their ids, and their attempts start at zero. A job stays in the archive if its unique key is in use or in an
+    /// uncommitted put, or if a job with its id waits or runs. Of several with the same id the latest is returned.
     ///
     /// # Errors
     ///
@@ -55,8 +55,8 @@ pub trait Archive: Connect {
         age: Duration,
     ) -> Result<u64, Self::Error>;
 
-    /// Returns whether a lease of one of these queues has expired and its jobs have not been returned, or a job has ended
-    /// for which another one waits still.
+    /// Returns whether a lease of one of these queues has expired and its jobs have not been returned, or a job has
+    /// ended for which another one waits still.
     ///
     /// # Errors
     ///

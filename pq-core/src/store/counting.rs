@@ -5,8 +5,8 @@ use crate::TaskCounters;
 
 /// Keeps counters that outlive workers.
 ///
-/// The store itself counts the jobs that it ends or returns without a worker: by maintenance, a cancellation or a payload
-/// that cannot be decoded. It does that in the transaction in which they end.
+/// The store itself counts the jobs that it ends or returns without a worker: by maintenance, a cancellation or a
+/// payload that cannot be decoded. It does that in the transaction in which they end.
 pub trait Counting: Connect {
     /// Adds to the counters. Waits for no other transaction.
     ///

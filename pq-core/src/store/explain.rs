@@ -35,8 +35,8 @@ pub struct Circumstances {
     pub after: Option<(u64, JobId)>,
     /// The limits of its queue and of its group that are reached: [`Reason::Full`] and [`Reason::NoTokens`].
     pub limits: Vec<Reason>,
-    /// If its queue is fair: its group, and the number of ready jobs of the group with the same priority that come first,
-    /// at most [`crate::Reason::MAX_COUNTED`].
+    /// If its queue is fair: its group, and the number of ready jobs of the group with the same priority that come
+    /// first, at most [`crate::Reason::MAX_COUNTED`].
     pub turn: Option<(Option<String>, u64)>,
     /// The number of due jobs of its queue that come first, at most [`crate::Reason::MAX_COUNTED`].
     pub ahead: u64,

@@ -34,17 +34,18 @@ impl Wake {
 
 /// Keeps what jobs wait for.
 ///
-/// [`super::Jobs::put`] stores the [`crate::Links`] of a job, in its transaction. [`super::Archive::maintain`] notes which
-/// jobs have ended, and makes a follow-up due when the last of them has, or cancels it. Both are in one transaction, so a
-/// follow-up becomes due once, whatever crashes.
+/// [`super::Jobs::put`] stores the [`crate::Links`] of a job, in its transaction. [`super::Archive::maintain`] notes
+/// which jobs have ended, and makes a follow-up due when the last of them has, or cancels it. Both are in one
+/// transaction, so a follow-up becomes due once, whatever crashes.
 ///
 /// A job has ended if it neither waits nor runs. It is done unless the archive says otherwise.
 ///
-/// The job of a workflow, in the queue [`crate::WORKFLOWS`], is never cancelled because of jobs that it waits for. It is due
-/// also when maintenance notes that one of those that must be done is not, and [`crate::MaintenanceReport::workflows`] says that one is due.
-/// [`super::Archive::requeue`] and an [`crate::Operation::Retry`] of a dead or cancelled job let the follow-ups wait again that
-/// wait for it, and wake the jobs of workflows as [`FollowUps::wake`] does: those that wait for a requeued job
-/// ([`Wake::Reopen`]), and those that are requeued themselves ([`Wake::Retry`]).
+/// The job of a workflow, in the queue [`crate::WORKFLOWS`], is never cancelled because of jobs that it waits for. It
+/// is due also when maintenance notes that one of those that must be done is not, and
+/// [`crate::MaintenanceReport::workflows`] says that one is due. [`super::Archive::requeue`] and an
+/// [`crate::Operation::Retry`] of a dead or cancelled job let the follow-ups wait again that wait for it, and wake
+/// the jobs of workflows as [`FollowUps::wake`] does: those that wait for a requeued job ([`Wake::Reopen`]), and
+/// those that are requeued themselves ([`Wake::Retry`]).
 pub trait FollowUps: Connect {
     /// Returns the jobs for which a job waits or has waited, by id: at most `count`.
     ///
@@ -72,7 +73,8 @@ pub trait FollowUps: Connect {
     /// The store's error.
     fn waits(&self, conn: &mut Self::Conn, follow_up: JobId) -> Result<bool, Self::Error>;
 
-    /// Returns the jobs of a workflow, by id: at most `count`, of those with ids above `after`. Their payloads are null, and they have no results and no logs.
+    /// Returns the jobs of a workflow, by id: at most `count`, of those with ids above `after`. Their payloads are
+    /// null, and they have no results and no logs.
     ///
     /// # Errors
     ///
@@ -92,8 +94,8 @@ pub trait FollowUps: Connect {
     /// The store's error.
     fn release(&self, conn: &mut Self::Conn, follow_up: JobId) -> Result<(), Self::Error>;
 
-    /// Notes that a job waits for another one, whatever its outcome, also if it has waited for that before. The caller must return
-    /// the job to its queue in the same transaction, held until [`crate::After::HELD_UNTIL`].
+    /// Notes that a job waits for another one, whatever its outcome, also if it has waited for that before. The
+    /// caller must return the job to its queue in the same transaction, held until [`crate::After::HELD_UNTIL`].
     ///
     /// # Errors
     ///
@@ -112,11 +114,11 @@ pub trait FollowUps: Connect {
         reason: &str,
     ) -> Result<Vec<JobId>, Self::Error>;
 
-    /// Lets jobs of a workflow run again that have ended, whatever their outcomes: at once, or held until all have ended that
-    /// they have waited for.
+    /// Lets jobs of a workflow run again that have ended, whatever their outcomes: at once, or held until all have
+    /// ended that they have waited for.
     ///
-    /// Held jobs, and those of the given ones that wait already, wait again for all that they have waited for, and the workflow
-    /// waits again for the given jobs. A job of whose id one waits or runs is not requeued.
+    /// Held jobs, and those of the given ones that wait already, wait again for all that they have waited for, and
+    /// the workflow waits again for the given jobs. A job of whose id one waits or runs is not requeued.
     ///
     /// # Errors
     ///
@@ -129,8 +131,8 @@ pub trait FollowUps: Connect {
         held: bool,
     ) -> Result<(), Self::Error>;
 
-    /// Makes the job of a workflow due after this time, whether it waits or is archived, and notes why. Returns `false` if a
-    /// transaction holds it, or if there is none.
+    /// Makes the job of a workflow due after this time, whether it waits or is archived, and notes why. Returns
+    /// `false` if a transaction holds it, or if there is none.
     ///
     /// # Errors
     ///

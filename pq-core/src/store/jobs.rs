@@ -8,14 +8,14 @@ use crate::{Claim, Error, Extended, NewJob, Payload, Put, QueueName, Settlement,
 
 /// The maximum number of jobs of a take that meets jobs with serialization keys.
 ///
-/// Each key may be a lock in the store until the transaction ends. PostgreSQL's lock table is shared by all sessions and
-/// has a fixed size, see `max_locks_per_transaction`. A take must not fill it.
+/// Each key may be a lock in the store until the transaction ends. PostgreSQL's lock table is shared by all sessions
+/// and has a fixed size, see `max_locks_per_transaction`. A take must not fill it.
 pub const MAX_KEYED_TAKE: usize = 512;
 
 /// The bytes of payload, as they are stored, at which a take ends: 16 MiB.
 ///
-/// The job that reaches them is the last one of the take. Without this bound, a take of many large jobs could last longer
-/// than their lease and use all memory.
+/// The job that reaches them is the last one of the take. Without this bound, a take of many large jobs could last
+/// longer than their lease and use all memory.
 pub const MAX_TAKE_BYTES: usize = 16 << 20;
 
 /// Adds, takes and settles jobs.
@@ -59,8 +59,8 @@ pub trait Jobs: Connect {
 
     /// Takes up to `count` ready jobs of a queue for the transaction of `conn`.
     ///
-    /// Takes none after the job with which the payloads reach [`MAX_TAKE_BYTES`]. A store may leave this out if `count` is
-    /// at most 8, or while it can be expected to hold fewer bytes.
+    /// Takes none after the job with which the payloads reach [`MAX_TAKE_BYTES`]. A store may leave this out if
+    /// `count` is at most 8, or while it can be expected to hold fewer bytes.
     ///
     /// # Errors
     ///
@@ -115,11 +115,11 @@ pub trait Jobs: Connect {
 
     /// Settles taken jobs and returns for each whether its outcome was accepted.
     ///
-    /// An outcome is accepted if its claim is valid. One that is refused changes nothing. A completed job whose end is
-    /// awaited ([`crate::Annotations::is_awaited`]) is kept as by [`crate::Outcome::Keep`]. With any outcome but
+    /// An outcome is accepted if its claim is valid. One that is refused changes nothing. A completed job whose end
+    /// is awaited ([`crate::Annotations::is_awaited`]) is kept as by [`crate::Outcome::Keep`]. With any outcome but
     /// [`crate::Outcome::Complete`], the job is back in the queue or in the archive when the transaction commits. A
-    /// retry, a snooze or a give-back of a job whose cancellation was requested cancels it. A retry and a death are added
-    /// to [`crate::JobRecord::attempt_log`].
+    /// retry, a snooze or a give-back of a job whose cancellation was requested cancels it. A retry and a death are
+    /// added to [`crate::JobRecord::attempt_log`].
     ///
     /// # Errors
     ///

@@ -72,10 +72,10 @@ pub use workers::Workers;
 
 /// Stores jobs.
 ///
-/// A type that implements [`Jobs`], [`Archive`], [`Results`], [`Notes`], [`Admin`], [`Limiting`], [`Explain`], [`FollowUps`],
-/// [`Operations`], [`Audit`], [`Workers`], [`Counting`], [`Schedules`], [`Steps`] and [`TimeTravel`] is a store.
-/// Each method that reads or writes jobs takes the connection to use. To work in the caller's transaction is therefore to pass the
-/// caller's connection. A store never commits a transaction that a caller began.
+/// A type that implements [`Jobs`], [`Archive`], [`Results`], [`Notes`], [`Admin`], [`Limiting`], [`Explain`],
+/// [`FollowUps`], [`Operations`], [`Audit`], [`Workers`], [`Counting`], [`Schedules`], [`Steps`] and [`TimeTravel`]
+/// is a store. Each method that reads or writes jobs takes the connection to use. To work in the caller's transaction
+/// is therefore to pass the caller's connection. A store never commits a transaction that a caller began.
 ///
 /// # Contract
 ///
@@ -102,8 +102,8 @@ pub use workers::Workers;
 /// - **Serialization keys.** Of a queue's jobs that share a key, at most one is held at any time, by an open
 ///   transaction or by a lease. Nothing waits for it. When it ends, the key's next job becomes ready, and signals are
 ///   notified as for a put.
-/// - **Limits.** No more jobs of a limited queue, or of a group of it, are taken than its limits allow. Nothing waits for a
-///   place or a token.
+/// - **Limits.** No more jobs of a limited queue, or of a group of it, are taken than its limits allow. Nothing waits
+///   for a place or a token.
 /// - **Unique keys.** Of a queue's jobs that share a key, at most one waits or is held by a lease. Concurrent puts, and
 ///   the jobs of one batch, are decided one after the other.
 /// - **Clocks.** Only the store's clock decides what is due.

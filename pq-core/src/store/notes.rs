@@ -10,11 +10,11 @@ use crate::{JobId, JobProgress, NewNotes, StoredLine};
 pub trait Notes: Connect {
     /// Stores notes of leased jobs, and returns for each whether they were accepted.
     ///
-    /// They are accepted if the claim is valid, as an outcome would be. What is refused changes nothing. Lines are added to
-    /// the job's log, of which the newest are kept ([`crate::LogLine::MAX_KEPT`]).
+    /// They are accepted if the claim is valid, as an outcome would be. What is refused changes nothing. Lines are
+    /// added to the job's log, of which the newest are kept ([`crate::LogLine::MAX_KEPT`]).
     ///
-    /// While a transaction has the lease locked, because it settles all of its jobs or marks one, notes are refused. Those that
-    /// `are_last`, and that an outcome follows, wait for that transaction as the outcome would.
+    /// While a transaction has the lease locked, because it settles all of its jobs or marks one, notes are refused.
+    /// Those that `are_last`, and that an outcome follows, wait for that transaction as the outcome would.
     ///
     /// # Errors
     ///
@@ -28,8 +28,8 @@ pub trait Notes: Connect {
 
     /// Returns the progress of these jobs, of those that have any, in the order of their ids.
     ///
-    /// That of a job that runs under a lease was noted under this lease, and that of an archived one by its last attempt. A
-    /// waiting job has none.
+    /// That of a job that runs under a lease was noted under this lease, and that of an archived one by its last
+    /// attempt. A waiting job has none.
     ///
     /// # Errors
     ///

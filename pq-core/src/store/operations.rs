@@ -15,8 +15,8 @@ pub trait Operations: Connect {
     /// Changes the first `count` jobs of one source that the filter selects, after the position `after`.
     ///
     /// The states of the filter are such that the operation can change ([`Operation::selection`]). A job that a
-    /// transaction holds is passed and never waited for, and so is one whose unique key is in use. Jobs that come into a
-    /// queue notify signals as puts do.
+    /// transaction holds is passed and never waited for, and so is one whose unique key is in use. Jobs that come
+    /// into a queue notify signals as puts do.
     ///
     /// # Errors
     ///

@@ -8,13 +8,13 @@ use crate::{JobId, JobRecord, WakeSignal};
 
 /// Shows one job to a caller that waits for its end, and notifies that caller.
 ///
-/// A job whose end is awaited has that noted in its [`crate::Annotations`]. So a settle learns of it without a look, and
-/// other jobs cost nothing. A put notes it, or [`Results::mark_awaited`].
+/// A job whose end is awaited has that noted in its [`crate::Annotations`]. So a settle learns of it without a look,
+/// and other jobs cost nothing. A put notes it, or [`Results::mark_awaited`].
 pub trait Results: Jobs {
     /// Returns a job of any queue: the one with this id that waits or runs, or else the one that ended last.
     ///
-    /// For a caller that may call it often. A store may leave out the payload, except of a dead or cancelled job, and need not
-    /// tell whether a waiting job is ready, blocked or scheduled.
+    /// For a caller that may call it often. A store may leave out the payload, except of a dead or cancelled job, and
+    /// need not tell whether a waiting job is ready, blocked or scheduled.
     ///
     /// # Errors
     ///
@@ -23,8 +23,8 @@ pub trait Results: Jobs {
 
     /// Notes that the end of a job that waits or is leased is awaited.
     ///
-    /// From the commit on it is kept when it is done, and the commit of its end notifies. Returns `false` if there is no such
-    /// job, or if a transaction holds it or its lease. It waits for none.
+    /// From the commit on it is kept when it is done, and the commit of its end notifies. Returns `false` if there is
+    /// no such job, or if a transaction holds it or its lease. It waits for none.
     ///
     /// # Errors
     ///
@@ -48,8 +48,8 @@ pub trait Results: Jobs {
 ///
 /// `is_marked` is what [`Results::mark_awaited`] returned, if the wait has called it.
 ///
-/// A job that has just been marked may have ended before, so the wait looks at once. A job that could not be marked will
-/// end without a notification, so the next look is after `retry_in`, which doubles.
+/// A job that has just been marked may have ended before, so the wait looks at once. A job that could not be marked
+/// will end without a notification, so the next look is after `retry_in`, which doubles.
 #[must_use]
 pub fn next_look(is_marked: Option<bool>, retry_in: &mut Duration) -> Option<Duration> {
     match is_marked {

@@ -7,8 +7,8 @@ use crate::{Claim, JobId, JobRecord, Payload, SentSignal, StepKind, StepRecord};
 
 /// Keeps the steps of jobs, and the signals that were sent to them.
 ///
-/// Both belong to a job from its put until it completes: while it waits, runs, or is archived as dead or cancelled. After
-/// that maintenance deletes them, and so does a put that replaces the job.
+/// Both belong to a job from its put until it completes: while it waits, runs, or is archived as dead or cancelled.
+/// After that maintenance deletes them, and so does a put that replaces the job.
 pub trait Steps: Connect {
     /// Returns the kept steps of a job, by their positions.
     ///
@@ -19,8 +19,9 @@ pub trait Steps: Connect {
 
     /// Keeps a step of a leased job, in the transaction of the connection.
     ///
-    /// It is refused if an outcome of the claim would be refused, and while the transaction is open nobody else settles the
-    /// job or returns it to its queue. It is also refused if a step with this position is kept, or the one before is not.
+    /// It is refused if an outcome of the claim would be refused, and while the transaction is open nobody else
+    /// settles the job or returns it to its queue. It is also refused if a step with this position is kept, or the
+    /// one before is not.
     ///
     /// # Errors
     ///
@@ -32,12 +33,12 @@ pub trait Steps: Connect {
         step: &NewStep<'_>,
     ) -> Result<Keeping, Self::Error>;
 
-    /// Delivers the first signal of the step's name, and keeps its value as the result of the step; or keeps that the step
-    /// waits for it, for [`NewStep::after`] from when that was kept first.
+    /// Delivers the first signal of the step's name, and keeps its value as the result of the step; or keeps that the
+    /// step waits for it, for [`NewStep::after`] from when that was kept first.
     ///
-    /// The caller must call it in a transaction. If the answer is [`Keeping::Waits`], it must return the job to its queue
-    /// for that time in the same transaction: then each signal that is committed is either delivered here, or makes the
-    /// waiting job due.
+    /// The caller must call it in a transaction. If the answer is [`Keeping::Waits`], it must return the job to its
+    /// queue for that time in the same transaction: then each signal that is committed is either delivered here, or
+    /// makes the waiting job due.
     ///
     /// It is refused as by [`Steps::keep_step`].
     ///
@@ -61,8 +62,8 @@ pub trait Steps: Connect {
 
     /// Sends a signal to a job that waits or runs. Returns `false` if there is none with this id.
     ///
-    /// It is kept until the job waits for it. If the job waits for one of this name, it is due when the transaction commits,
-    /// which notifies as a put does. Signals of one name are delivered in the order in which they were sent.
+    /// It is kept until the job waits for it. If the job waits for one of this name, it is due when the transaction
+    /// commits, which notifies as a put does. Signals of one name are delivered in the order in which they were sent.
     ///
     /// # Errors
     ///
@@ -75,7 +76,8 @@ pub trait Steps: Connect {
         value: &Payload,
     ) -> Result<bool, Self::Error>;
 
-    /// Returns the first `count` signals of a job that are not delivered, in the order in which they were sent. Takes no lock.
+    /// Returns the first `count` signals of a job that are not delivered, in the order in which they were sent. Takes
+    /// no lock.
     ///
     /// # Errors
     ///

@@ -11,10 +11,10 @@ use super::Connect;
 pub trait TimeTravel: Connect {
     /// Moves the stored times back, as if `duration` had passed and nothing had run meanwhile.
     ///
-    /// Moves all times of jobs, leased and archived ones included, of leases, periodic jobs, pauses and workers, in the
-    /// transaction of `conn`. So scheduled jobs fall due, leases expire, and what is old enough is pruned. Signals are
-    /// notified as by a put. A periodic job whose next tick would have passed is due now, so that the tick is not missed:
-    /// it fires once. The store's clock does not move.
+    /// Moves all times of jobs, leased and archived ones included, of leases, periodic jobs, pauses and workers, in
+    /// the transaction of `conn`. So scheduled jobs fall due, leases expire, and what is old enough is pruned.
+    /// Signals are notified as by a put. A periodic job whose next tick would have passed is due now, so that the
+    /// tick is not missed: it fires once. The store's clock does not move.
     ///
     /// Waits for transactions that hold jobs or leases.
     ///

@@ -8,10 +8,11 @@ use crate::{Batch, CallOptions, Error, JobId, NewJob, Store};
 impl<S: Store, A: Serialize> Task<S, A> {
     /// Enqueues a call that waits until all jobs have ended that `fill` puts into the batch, in one transaction.
     ///
-    /// `fill` puts them with [`Batch::call_options`] or [`crate::PutOptions::in_batch`] on the connection that it gets, in any
-    /// queues. Each of them can add more jobs to its own batch while it runs, see [`crate::Annotations::batch`]. The call is
-    /// due once, within a second after the last of them has ended, whatever their outcomes; its handler finds their counts in
-    /// [`crate::Annotations::ended`]. If no job was added, it is due at once.
+    /// `fill` puts them with [`Batch::call_options`] or [`crate::PutOptions::in_batch`] on the connection that it
+    /// gets, in any queues. Each of them can add more jobs to its own batch while it runs, see
+    /// [`crate::Annotations::batch`]. The call is due once, within a second after the last of them has ended,
+    /// whatever their outcomes; its handler finds their counts in [`crate::Annotations::ended`]. If no job was added,
+    /// it is due at once.
     ///
     /// ```
     /// use pq_core::{Pq, Worker, memory::MemoryStore};

@@ -65,8 +65,8 @@ impl<S: Store, A: Serialize> Task<S, A> {
 
     /// Enqueues a call and waits until its job has ended. After `wait` the answer is the job's state.
     ///
-    /// The job is kept in the archive when it is done ([`crate::PutOptions::awaited`]), so its result can also be read later by
-    /// [`crate::Pq::result`]. A call whose unique key is in use waits for the job that has the key.
+    /// The job is kept in the archive when it is done ([`crate::PutOptions::awaited`]), so its result can also be
+    /// read later by [`crate::Pq::result`]. A call whose unique key is in use waits for the job that has the key.
     ///
     /// ```
     /// use pq_core::{Outcome, Pq, Wait, Worker, memory::MemoryStore};

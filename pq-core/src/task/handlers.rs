@@ -20,13 +20,13 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
     /// statement, it is the only one of its transaction that does, see [`Task::share_transaction`]. Handlers that send
     /// nothing share a transaction.
     ///
-    /// `Ok` of any outcome commits what the handler wrote. An error or a panic rolls it back, and the attempt has failed.
-    /// [`Outcome::rolled_back`] rolls it back without a failure.
+    /// `Ok` of any outcome commits what the handler wrote. An error or a panic rolls it back, and the attempt has
+    /// failed. [`Outcome::rolled_back`] rolls it back without a failure.
     ///
-    /// After a conflict with another transaction, a deadlock or a serialization failure, the handler is run again at once,
-    /// three times at most, within the same attempt. After a crash everything is rolled back, the job is ready again as
-    /// soon as the server notices, and the attempt is not counted. The next attempt runs under a lease, in a transaction
-    /// of its own, so that it counts.
+    /// After a conflict with another transaction, a deadlock or a serialization failure, the handler is run again at
+    /// once, three times at most, within the same attempt. After a crash everything is rolled back, the job is ready
+    /// again as soon as the server notices, and the attempt is not counted. The next attempt runs under a lease, in a
+    /// transaction of its own, so that it counts.
     ///
     /// The handler must not commit or roll back the transaction.
     #[must_use]
@@ -43,8 +43,8 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
     ///
     /// The worker extends the lease while the handler runs. Use it for work that lives outside of the database.
     ///
-    /// The job runs at least once. After a crash it is requeued when the lease has expired. The handler must therefore be safe to repeat, or complete the job together with its writes by
-    /// [`Context::complete_with`].
+    /// The job runs at least once. After a crash it is requeued when the lease has expired. The handler must
+    /// therefore be safe to repeat, or complete the job together with its writes by [`Context::complete_with`].
     #[must_use]
     pub fn leased<R: Into<Outcome>, E: fmt::Display>(
         &self,
@@ -57,12 +57,12 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
 
     /// Creates an asynchronous handler that runs under a lease, while no transaction is open.
     ///
-    /// The worker runs many at the same time, see [`crate::Worker::concurrency`], on an [`crate::Executor`], and needs no
-    /// thread for each. It extends the leases while the futures run. A future that exceeds the task's timeout is dropped,
-    /// and the attempt has failed. A panic fails the attempt.
+    /// The worker runs many at the same time, see [`crate::Worker::concurrency`], on an [`crate::Executor`], and
+    /// needs no thread for each. It extends the leases while the futures run. A future that exceeds the task's
+    /// timeout is dropped, and the attempt has failed. A panic fails the attempt.
     ///
-    /// The job runs at least once, as by [`Task::leased`]. The handler learns through [`Context::cancellation_token`] that it
-    /// should end.
+    /// The job runs at least once, as by [`Task::leased`]. The handler learns through [`Context::cancellation_token`]
+    /// that it should end.
     #[must_use]
     pub fn leased_async<R, E, F>(
         &self,

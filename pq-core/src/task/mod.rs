@@ -162,7 +162,8 @@ impl<S: Store, A> Task<S, A> {
     ///
     /// - its locks: a row that one handler has changed stays locked until the last of them has ended, and two shared
     ///   transactions that change the same rows in a different order deadlock;
-    /// - its settings, such as those of `SET LOCAL` and `set_config(…, true)`, its temporary tables and its advisory locks;
+    /// - its settings, such as those of `SET LOCAL` and `set_config(…, true)`, its temporary tables and its advisory
+    ///   locks;
     /// - its deferred constraints, which are checked at the commit of all;
     /// - its time: `now()` is the start of the first.
     ///
@@ -176,8 +177,8 @@ impl<S: Store, A> Task<S, A> {
 
     /// Sets the isolation level of a transactional handler's transaction. Default: [`Isolation::ReadCommitted`].
     ///
-    /// Such a handler has a transaction of its own. If it conflicts with another one it is run again at once, three times
-    /// at most, before the conflict counts as a failure. All handlers of the queue must be transactional.
+    /// Such a handler has a transaction of its own. If it conflicts with another one it is run again at once, three
+    /// times at most, before the conflict counts as a failure. All handlers of the queue must be transactional.
     #[must_use]
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.policy.isolation = isolation;

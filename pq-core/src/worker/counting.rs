@@ -7,8 +7,8 @@ use crate::lease_table::extension_timeout;
 use crate::put_counts::{NotStored, may_have_counted};
 use crate::{Store, TaskCounters};
 
-/// Adds what a worker has counted to the store's counters, as often as it sends heartbeats. One that sends none leaves no
-/// trace in the store.
+/// Adds what a worker has counted to the store's counters, as often as it sends heartbeats. One that sends none
+/// leaves no trace in the store.
 ///
 /// Counters are kept in memory while the store cannot be reached, and are lost with the process.
 #[derive(Debug, Default)]
@@ -23,8 +23,8 @@ impl CounterFlush {
     pub(super) fn flush_if_due<S: Store>(&mut self, run: &WorkerRun<S>) {
         let Some(interval) = run.settings.heartbeat_every else { return };
         match self.flushed_at {
-            // The first call only reads the clock, so that the number of a worker's statements does not depend on how many
-            // jobs have ended by then.
+            // The first call only reads the clock, so that the number of a worker's statements does not depend on how
+            // many jobs have ended by then.
             None => self.send(run),
             Some(at) if at.elapsed() >= interval => self.flush(run),
             Some(_) => {}

@@ -1,8 +1,9 @@
 //! The maintenance thread of a worker.
 //!
-//! It settles what threads with slow handlers have finished, puts the periodic jobs that are due, requeues the jobs of
-//! expired leases, prunes the archive, and passes the worker's counters and the notes of running handlers to the store. Each of these may hang for as long as a call may, so the leases of running
-//! handlers are extended elsewhere ([`super::lease_keeper`]).
+//! It settles what threads with slow handlers have finished, puts the periodic jobs that are due, requeues the jobs
+//! of expired leases, prunes the archive, and passes the worker's counters and the notes of running handlers to the
+//! store. Each of these may hang for as long as a call may, so the leases of running handlers are extended elsewhere
+//! ([`super::lease_keeper`]).
 
 use std::time::{Duration, Instant};
 
@@ -27,8 +28,8 @@ pub(super) fn run_maintenance<S: Store>(run: &WorkerRun<S>) {
         relieve_threads(run);
         counters.flush_if_due(run);
         send_if_due(run, &mut sent_at);
-        // Maintenance requeues the jobs of expired leases. While this worker could not extend its own, for example after
-        // the store was unavailable, they must not be among them.
+        // Maintenance requeues the jobs of expired leases. While this worker could not extend its own, for example
+        // after the store was unavailable, they must not be among them.
         let holds_own = !run.leases.is_extension_due();
         schedule.look_for_follow_ups(run.progress.report().ended(), Instant::now());
         if !holds_own || run.stop.is_finishing() {

@@ -18,7 +18,8 @@ const CHECK_TICKS_EVERY: Duration = Duration::from_secs(60);
 /// The longest pause after a search. A single slow search may only have been held up.
 const MAX_SEARCH_PAUSE: Duration = Duration::from_secs(10);
 
-/// The interval at which a worker looks whether its jobs have ended, while jobs wait for others and its own go on ending.
+/// The interval at which a worker looks whether its jobs have ended, while jobs wait for others and its own go on
+/// ending.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The time after which it looks if no other job of it has ended. The last job of a batch is followed by none.
@@ -34,10 +35,11 @@ pub(super) struct MaintenanceSchedule {
     last: Option<Instant>,
     /// The earliest time of the next search for expired leases.
     search_at: Option<Instant>,
-    /// While jobs wait for others: the earliest time of the next run that looks whether those have ended, and the earliest if no other
-    /// has ended for a while.
+    /// While jobs wait for others: the earliest time of the next run that looks whether those have ended, and the
+    /// earliest if no other has ended for a while.
     look_at: Option<(Instant, Instant)>,
-    /// How many jobs of this worker have ended, had ended when it last looked at all jobs that wait, and when it began to.
+    /// How many jobs of this worker have ended, had ended when it last looked at all jobs that wait, and when it
+    /// began to.
     ended: u64,
     looked_at: u64,
     looking_since: Option<u64>,
@@ -65,7 +67,8 @@ impl MaintenanceSchedule {
         }
     }
 
-    /// Returns the time until the next run, or until it must be asked again whether jobs have ended for which others wait.
+    /// Returns the time until the next run, or until it must be asked again whether jobs have ended for which others
+    /// wait.
     pub(super) fn due_in(&self, now: Instant) -> Duration {
         let run = self
             .last

@@ -76,11 +76,11 @@ use crate::{Claim, Outcome, Pq, Retention, Store};
 /// 2, the more the quicker the last batch was. When a batch takes longer than 100 ms or the queue runs short, the size
 /// is halved, so that other workers can take the jobs. See [`Worker::batch`] for the limits.
 ///
-/// The jobs of transactional handlers that send no statement share a transaction. After a handler that did, the transaction
-/// commits, the jobs that have not begun are given back, and jobs are taken one by one until handlers send nothing for a
-/// while. [`crate::Task::share_transaction`] lets handlers that send statements share one. The jobs of leased handlers share
-/// a lease, which the worker extends while they run. If a queue has handlers of both kinds, its jobs are leased, and each transactional handler completes
-/// its job in a transaction of its own.
+/// The jobs of transactional handlers that send no statement share a transaction. After a handler that did, the
+/// transaction commits, the jobs that have not begun are given back, and jobs are taken one by one until handlers
+/// send nothing for a while. [`crate::Task::share_transaction`] lets handlers that send statements share one. The
+/// jobs of leased handlers share a lease, which the worker extends while they run. If a queue has handlers of both
+/// kinds, its jobs are leased, and each transactional handler completes its job in a transaction of its own.
 ///
 /// # Failures
 ///
@@ -88,9 +88,9 @@ use crate::{Claim, Outcome, Pq, Retention, Store};
 /// store cannot be reached, the worker retries with backoff.
 ///
 /// If the process crashes, leased jobs are requeued when their lease expires. That is not a failure and uses up no
-/// retry. A job that was alone in its lease has crashed, see [`Handler::max_crashes`]. Of several jobs no attempt counts,
-/// and they are taken again in smaller leases, at last alone. Jobs in a transaction are ready again as soon as the
-/// server notices. The attempt does not count, and the next one runs under a lease.
+/// retry. A job that was alone in its lease has crashed, see [`Handler::max_crashes`]. Of several jobs no attempt
+/// counts, and they are taken again in smaller leases, at last alone. Jobs in a transaction are ready again as soon
+/// as the server notices. The attempt does not count, and the next one runs under a lease.
 ///
 /// # Maintenance
 ///
@@ -167,8 +167,8 @@ where
 
     /// Sets how many asynchronous handlers run at the same time. Default: 100. See [`crate::Task::leased_async`].
     ///
-    /// [`Worker::queue_concurrency`] limits the handlers of one queue, and [`Handler::concurrency`] those of one task. While handlers are quick, a few more jobs than that are
-    /// taken ahead: as many as end in 50 ms.
+    /// [`Worker::queue_concurrency`] limits the handlers of one queue, and [`Handler::concurrency`] those of one
+    /// task. While handlers are quick, a few more jobs than that are taken ahead: as many as end in 50 ms.
     #[must_use]
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.settings.concurrency = handlers;
@@ -191,10 +191,11 @@ where
 
     /// Sets the minimum and maximum number of jobs that a thread takes at a time. Default: 1 and 4,096.
     ///
-    /// Within these limits the size follows the duration of the batches, see [`Worker`]. Further limits apply: a thread
-    /// holds about 8 MiB of payload; a batch with serialization keys has at most 512 jobs, or `min` if that is more; after a
-    /// batch that the store refused the next one is an eighth of its size, down to one job; and of jobs whose transactional
-    /// handlers send statements a thread takes as many as may share a transaction, by default one.
+    /// Within these limits the size follows the duration of the batches, see [`Worker`]. Further limits apply: a
+    /// thread holds about 8 MiB of payload; a batch with serialization keys has at most 512 jobs, or `min` if that is
+    /// more; after a batch that the store refused the next one is an eighth of its size, down to one job; and of jobs
+    /// whose transactional handlers send statements a thread takes as many as may share a transaction, by default
+    /// one.
     #[must_use]
     pub fn batch(mut self, min: usize, max: usize) -> Self {
         (self.settings.min_batch, self.settings.max_batch) = (min, max);
@@ -227,8 +228,8 @@ where
     /// Sets the interval of heartbeats. Default: 2 s.
     ///
     /// A heartbeat stores the worker's status, and receives a request to stop. The worker's counters
-    /// ([`crate::Counters`]) are stored as often. With `None` the worker is not registered, so it is not listed and can be
-    /// stopped by its [`Control`] only, and its counters are not stored.
+    /// ([`crate::Counters`]) are stored as often. With `None` the worker is not registered, so it is not listed and
+    /// can be stopped by its [`Control`] only, and its counters are not stored.
     #[must_use]
     pub fn heartbeat_every(mut self, interval: Option<Duration>) -> Self {
         self.settings.heartbeat_every = interval;
@@ -251,13 +252,13 @@ where
         self
     }
 
-    /// Sets for how long jobs are left to other workers if this one has no handler for their tasks, or one that asks for other
-    /// steps than they have kept. Default: 24 h.
+    /// Sets for how long jobs are left to other workers if this one has no handler for their tasks, or one that asks
+    /// for other steps than they have kept. Default: 24 h.
     ///
-    /// Another worker may have a handler, for example a newer version of the program. Such a job goes back with an error
-    /// that names the task, and no attempt is counted. Workers look at it again after a second, and then after delays
-    /// that double up to a minute. Once workers without a handler have left it to others for this long, it is archived as
-    /// dead. Time in which no worker takes it does not count.
+    /// Another worker may have a handler, for example a newer version of the program. Such a job goes back with an
+    /// error that names the task, and no attempt is counted. Workers look at it again after a second, and then after
+    /// delays that double up to a minute. Once workers without a handler have left it to others for this long, it is
+    /// archived as dead. Time in which no worker takes it does not count.
     #[must_use]
     pub fn leave_unknown_tasks_for(mut self, duration: Duration) -> Self {
         self.settings.leave_unknown_tasks_for = duration;
@@ -266,12 +267,13 @@ where
 
     /// Calls `on_failure` after each failed attempt, with the failure and whether the job is archived as dead.
     ///
-    /// An attempt fails by an error, a panic or a timeout of its handler, or by [`Outcome::Retry`] or [`Outcome::Dead`].
-    /// It also fails without a handler: for an unknown task, a payload that cannot be decoded, and a job whose workers
-    /// died as often as allowed. Of a crash after which the job is tried again, [`Failure::Crashed`], the functions hear
-    /// when the next attempt begins, with that attempt's information. Functions are called in the order in which they were
-    /// added, on the thread of the handler, before the outcome is stored. If the store refuses the outcome, or a
-    /// transaction runs again, the function may be called again for the same attempt. A panic of the function is logged.
+    /// An attempt fails by an error, a panic or a timeout of its handler, or by [`Outcome::Retry`] or
+    /// [`Outcome::Dead`]. It also fails without a handler: for an unknown task, a payload that cannot be decoded, and
+    /// a job whose workers died as often as allowed. Of a crash after which the job is tried again,
+    /// [`Failure::Crashed`], the functions hear when the next attempt begins, with that attempt's information.
+    /// Functions are called in the order in which they were added, on the thread of the handler, before the outcome
+    /// is stored. If the store refuses the outcome, or a transaction runs again, the function may be called again for
+    /// the same attempt. A panic of the function is logged.
     ///
     /// ```
     /// # use pq_core::{Pq, Worker, memory::MemoryStore};
@@ -293,9 +295,9 @@ where
 
     /// Runs `middleware` around every handler. The first one added is outermost.
     ///
-    /// It receives the job and the rest of the chain, and its result is the attempt's. It also runs for a job that has no
-    /// handler: the rest of the chain then returns the reason, such as [`Failure::UnknownTask`]. A panic of the
-    /// middleware fails the attempt.
+    /// It receives the job and the rest of the chain, and its result is the attempt's. It also runs for a job that
+    /// has no handler: the rest of the chain then returns the reason, such as [`Failure::UnknownTask`]. A panic of
+    /// the middleware fails the attempt.
     ///
     /// ```
     /// # use pq_core::{Pq, Worker, memory::MemoryStore};
@@ -317,8 +319,9 @@ where
 
     /// Passes the result of each handler that was registered so far through `map`, for tests that inject failures.
     ///
-    /// `map` runs where the handler has run: in its transaction, if it is transactional. So an error or a panic of `map`
-    /// rolls back what the handler wrote. Middleware sees the result of `map`. It does not run for a job without a handler.
+    /// `map` runs where the handler has run: in its transaction, if it is transactional. So an error or a panic of
+    /// `map` rolls back what the handler wrote. Middleware sees the result of `map`. It does not run for a job
+    /// without a handler.
     ///
     /// ```
     /// # use pq_core::{Failure, Pq, Worker, memory::MemoryStore};
@@ -340,10 +343,10 @@ where
 
     /// Sets how long a stop may take. Default: without limit.
     ///
-    /// The time is counted from the first request to stop, of any mode. A tenth of it before the end, running handlers
-    /// are asked to end, as by [`crate::StopMode::Abort`]. At the end the worker returns although a handler has not. That
-    /// handler continues on its thread until it returns or the process ends. The lease of its job is not extended, its
-    /// outcome is not stored, and its transaction is rolled back, so the job runs again.
+    /// The time is counted from the first request to stop, of any mode. A tenth of it before the end, running
+    /// handlers are asked to end, as by [`crate::StopMode::Abort`]. At the end the worker returns although a handler
+    /// has not. That handler continues on its thread until it returns or the process ends. The lease of its job is
+    /// not extended, its outcome is not stored, and its transaction is rolled back, so the job runs again.
     ///
     /// Set it to less than the time after which the process is killed.
     #[must_use]
@@ -362,9 +365,9 @@ where
     ///
     /// # Errors
     ///
-    /// [`crate::Error::InvalidSetting`] if a setting or the set of handlers is invalid. The store's error if no poll has
-    /// succeeded yet and a retry cannot succeed, for example because the table does not exist. Other errors are logged,
-    /// and the worker retries with backoff.
+    /// [`crate::Error::InvalidSetting`] if a setting or the set of handlers is invalid. The store's error if no poll
+    /// has succeeded yet and a retry cannot succeed, for example because the table does not exist. Other errors are
+    /// logged, and the worker retries with backoff.
     pub fn run(self) -> Result<Report, S::Error> {
         self.run_until(RunUntil::Stopped)
     }

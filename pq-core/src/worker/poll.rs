@@ -10,7 +10,8 @@ use super::worker_run::WorkerRun;
 use super::{leased_batch, transactional_batch};
 use crate::{Scan, Store, StoreError};
 
-/// The time after which a thread looks again whether there are jobs for it to begin, if others have reserved the last ones.
+/// The time after which a thread looks again whether there are jobs for it to begin, if others have reserved the last
+/// ones.
 const RESERVED_PAUSE: Duration = Duration::from_millis(10);
 
 /// The result of a poll.

@@ -111,7 +111,8 @@ impl<S: Store> PreparedJob<'_, S> {
         JobSpan::new(span, run.pq.tracer(), || SpanInfo::Run { job })
     }
 
-    /// Describes its handler, which begins at `since`, to the status. `lease` is the lease that expires if a blocking handler hangs.
+    /// Describes its handler, which begins at `since`, to the status. `lease` is the lease that expires if a blocking
+    /// handler hangs.
     pub(super) fn running(
         &self,
         lease: Option<i64>,

@@ -55,10 +55,11 @@ impl<S: Store> ServedQueue<S> {
         self.handlers().any(Handler::is_asynchronous)
     }
 
-    /// Returns how many attempts may run at the same time that take their jobs in their transactions. `None` if a handler
-    /// of the queue runs under a lease.
+    /// Returns how many attempts may run at the same time that take their jobs in their transactions. `None` if a
+    /// handler of the queue runs under a lease.
     ///
-    /// An attempt learns the task of its job when it has taken it. So the smallest limit of the tasks is that of the queue.
+    /// An attempt learns the task of its job when it has taken it. So the smallest limit of the tasks is that of the
+    /// queue.
     pub(super) fn attempts(&self) -> Option<usize> {
         let limit =
             |handler: &Handler<S>| handler.in_transaction.is_some().then_some(handler.policy.concurrency);

@@ -34,8 +34,8 @@ impl Default for SharedTransaction {
 }
 
 impl SharedTransaction {
-    /// Returns whether a handler may begin in this transaction whose task allows this number of senders, including it. If
-    /// not, the transaction must end.
+    /// Returns whether a handler may begin in this transaction whose task allows this number of senders, including
+    /// it. If not, the transaction must end.
     pub(super) fn admits(&mut self, max_senders: usize) -> bool {
         let admits = self.senders < self.max_senders.min(max_senders);
         if !admits {

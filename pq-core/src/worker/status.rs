@@ -66,8 +66,8 @@ pub struct Report {
     pub snoozed: u64,
     /// Jobs that were given back, most of them before their handler began.
     pub given_back: u64,
-    /// Outcomes that the store refused: the lease had expired, another thread had taken the job after a rollback, or the
-    /// handler had settled the job itself.
+    /// Outcomes that the store refused: the lease had expired, another thread had taken the job after a rollback, or
+    /// the handler had settled the job itself.
     pub lost: u64,
 }
 

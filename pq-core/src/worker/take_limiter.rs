@@ -49,8 +49,8 @@ struct Affinity {
 }
 
 impl TakeLimiter {
-    /// Waits until `want` jobs may be taken, at most [`MAX_WAIT`]: the takes that run may hang. Returns a permit to hold
-    /// during the take, if one is needed.
+    /// Waits until `want` jobs may be taken, at most [`MAX_WAIT`]: the takes that run may hang. Returns a permit to
+    /// hold during the take, if one is needed.
     pub(super) fn acquire(&self, want: usize) -> Option<Permit<'_>> {
         (want >= LARGE_TAKE).then(|| {
             let (large, is_full) = (lock(&self.large), |large: &mut usize| *large >= MAX_CONCURRENT);

@@ -145,8 +145,8 @@ impl<E: Send + 'static> Endings<E> {
 
     /// Waits until `have_ended` returns `true`. Returns `false` if the deadline of a stop, and `grace`, came first.
     ///
-    /// A tenth of the time before the deadline, running handlers are asked to end. A run that holds no job while the store
-    /// cannot be reached has a deadline of its own, because its threads wait for connections that may not come.
+    /// A tenth of the time before the deadline, running handlers are asked to end. A run that holds no job while the
+    /// store cannot be reached has a deadline of its own, because its threads wait for connections that may not come.
     fn wait<S: Store>(&self, run: &WorkerRun<S>, grace: Duration, have_ended: impl Fn() -> bool) -> bool {
         let time_left = || {
             let within = run.settings.stop_within?.saturating_add(grace);
@@ -270,8 +270,8 @@ fn run_next_batch<S: Store>(
     }
 }
 
-/// Returns the jobs of expired leases to their queues, and makes those due that waited for jobs that have ended, for a run
-/// that ends when its queues are empty.
+/// Returns the jobs of expired leases to their queues, and makes those due that waited for jobs that have ended, for
+/// a run that ends when its queues are empty.
 ///
 /// Returns `false` if there were none. Even then another process may have returned its jobs since the last
 /// poll, so the queues must be polled again.

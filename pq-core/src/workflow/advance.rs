@@ -16,8 +16,8 @@ use crate::{
 /// The number of workflows of one run of maintenance.
 const MAX_WORKFLOWS: usize = 100;
 
-/// The pause before jobs are cancelled again that a transaction held, or before the next turn after a conflict with another
-/// session.
+/// The pause before jobs are cancelled again that a transaction held, or before the next turn after a conflict with
+/// another session.
 const CANCEL_AGAIN: Duration = Duration::from_secs(1);
 
 /// The pause before the next try of a turn that failed.
@@ -163,8 +163,8 @@ impl<'t, S: Store> Turn<'t, S> {
         Ok(Vec::new())
     }
 
-    /// Returns the job that fails the workflow: the first dead one but the ignored ones, or else that which was the first to be
-    /// cancelled although those before it are as they must be.
+    /// Returns the job that fails the workflow: the first dead one but the ignored ones, or else that which was the
+    /// first to be cancelled although those before it are as they must be.
     fn failed(&self, plan: &Plan, ignored: &[String]) -> Option<&JobRecord> {
         let found = |state: JobState| {
             plan.jobs.iter().filter(|planned| !ignored.contains(&planned.name)).filter_map(move |planned| {

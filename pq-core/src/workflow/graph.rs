@@ -28,8 +28,8 @@ pub struct WorkflowGraph {
     pub name: String,
     /// What follows when a job fails the workflow.
     pub on_failure: OnFailure,
-    /// The state of the job that stands for the workflow: scheduled until the last job has ended, and then done, dead or
-    /// cancelled.
+    /// The state of the job that stands for the workflow: scheduled until the last job has ended, and then done, dead
+    /// or cancelled.
     pub state: Option<JobState>,
     /// Why the workflow is dead or cancelled.
     pub error: Option<String>,
@@ -64,7 +64,8 @@ pub struct WorkflowNode {
 }
 
 impl WorkflowNode {
-    /// Returns the state as a word: `waiting` for other jobs, or that of [`JobState`], or `gone` if the job is not kept any more.
+    /// Returns the state as a word: `waiting` for other jobs, or that of [`JobState`], or `gone` if the job is not
+    /// kept any more.
     #[must_use]
     pub fn status(&self) -> &'static str {
         match self.state {
@@ -143,8 +144,8 @@ impl WorkflowGraph {
 
     /// Returns the graph as an indented tree with the states, a line for each job.
     ///
-    /// A job that waits for several is below the last of them, and names the first others. Below the 30th level nothing is indented
-    /// further.
+    /// A job that waits for several is below the last of them, and names the first others. Below the 30th level
+    /// nothing is indented further.
     #[must_use]
     pub fn tree(&self) -> String {
         let id = self.id.map(|id| format!(" {id}")).unwrap_or_default();
@@ -256,7 +257,8 @@ impl WorkflowGraph {
         [Some(one_line(&node.name)), status, node.undo_status().map(str::to_owned)].into_iter().flatten()
     }
 
-    /// Returns the edges: the positions of the job before and of the one that waits, and whether the first must be done.
+    /// Returns the edges: the positions of the job before and of the one that waits, and whether the first must be
+    /// done.
     fn edges(&self) -> Vec<(usize, usize, bool)> {
         let positions = self.positions();
         let nodes = self.jobs.iter().enumerate();
@@ -320,8 +322,8 @@ pub(super) fn members<S: Store>(
 }
 
 impl WorkflowJob {
-    /// Selects the job with this name, and those that undo it, if they have ended: what another job of the workflow reads in most
-    /// cases. So the payloads of leases are not looked through.
+    /// Selects the job with this name, and those that undo it, if they have ended: what another job of the workflow
+    /// reads in most cases. So the payloads of leases are not looked through.
     pub fn ended(workflow: JobId, name: &str) -> Filter {
         let filter = Filter::default().workflow_job(workflow, name);
         [JobState::Done, JobState::Dead, JobState::Cancelled].into_iter().fold(filter, Filter::state)
@@ -335,8 +337,8 @@ impl WorkflowJob {
 
     /// Returns what became of a job of a workflow, for a crate with connections of another kind.
     ///
-    /// `found` are the jobs that [`Filter::workflow_job`] selects. `own` is the job that stands for the workflow, which tells a
-    /// name that no job has from a job that is not kept any more. It is needed only if none is found.
+    /// `found` are the jobs that [`Filter::workflow_job`] selects. `own` is the job that stands for the workflow,
+    /// which tells a name that no job has from a job that is not kept any more. It is needed only if none is found.
     ///
     /// # Errors
     ///

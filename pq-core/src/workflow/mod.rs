@@ -75,11 +75,12 @@ pub struct WorkflowJob {
 
 /// A graph of named jobs that is put as a whole.
 ///
-/// [`Workflow::after`], [`Workflow::after_any_outcome`] and [`Workflow::undo`] concern the job that was added last. The jobs can
-/// be named in any order. What is invalid is kept and refused by the put; [`Workflow::check`] refuses it earlier.
+/// [`Workflow::after`], [`Workflow::after_any_outcome`] and [`Workflow::undo`] concern the job that was added last.
+/// The jobs can be named in any order. What is invalid is kept and refused by the put; [`Workflow::check`] refuses it
+/// earlier.
 ///
-/// [`crate::Pq::put_workflow`] puts it, and returns the id of a job of the queue [`WORKFLOWS`] that ends with the workflow. A
-/// handler reads the results of other jobs by [`crate::Context::result_of`].
+/// [`crate::Pq::put_workflow`] puts it, and returns the id of a job of the queue [`WORKFLOWS`] that ends with the
+/// workflow. A handler reads the results of other jobs by [`crate::Context::result_of`].
 ///
 /// ```
 /// use pq_core::{OnFailure, Outcome, Pq, Worker, Workflow, memory::MemoryStore};
@@ -141,7 +142,8 @@ impl Workflow {
         self.job_with(name, task, arguments, &CallOptions::new())
     }
 
-    /// Adds a job that calls a task, with options: no unique key and no batch, and a time only if it waits for no other job.
+    /// Adds a job that calls a task, with options: no unique key and no batch, and a time only if it waits for no
+    /// other job.
     pub fn job_with<A>(
         mut self,
         name: impl Into<String>,
@@ -169,8 +171,8 @@ impl Workflow {
         self.after_each(names, true)
     }
 
-    /// Lets the last job wait until the jobs with these names have ended, whatever their outcomes. Their failures do not fail
-    /// the workflow then.
+    /// Lets the last job wait until the jobs with these names have ended, whatever their outcomes. Their failures do
+    /// not fail the workflow then.
     pub fn after_any_outcome(self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.after_each(names, false)
     }

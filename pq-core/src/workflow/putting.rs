@@ -7,7 +7,8 @@ use crate::{After, Error, JobId, NewJob, Payload, Put, PutOptions, QueueName, Tr
 
 /// A workflow that is being put. For a crate that puts jobs on connections of its own.
 ///
-/// The puts of [`WorkflowPut::next_jobs`] are made in one transaction, and [`WorkflowPut::record`] gets the result of each.
+/// The puts of [`WorkflowPut::next_jobs`] are made in one transaction, and [`WorkflowPut::record`] gets the result of
+/// each.
 #[derive(Debug)]
 pub struct WorkflowPut {
     plan: Plan,

@@ -1,7 +1,7 @@
 //! The conformance suite on asynchronous connections.
 //!
-//! The suite calls a store that blocks. [`store::Blocking`] is one: it runs each call of the asynchronous implementation on
-//! a runtime of its own, and waits for it.
+//! The suite calls a store that blocks. [`store::Blocking`] is one: it runs each call of the asynchronous
+//! implementation on a runtime of its own, and waits for it.
 
 #![allow(clippy::print_stdout, reason = "the reader must know which server was used")]
 

@@ -1,7 +1,7 @@
 //! Checks how much of the sequences of job and lease ids is used up, and whether they give ids that exist.
 //!
-//! A sequence gives ids again after `TRUNCATE … RESTART IDENTITY`, after a restore, or if rows were replicated or inserted
-//! with their ids.
+//! A sequence gives ids again after `TRUNCATE … RESTART IDENTITY`, after a restore, or if rows were replicated or
+//! inserted with their ids.
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable, Text};
@@ -35,8 +35,8 @@ struct Ids {
     archived: Option<i64>,
 }
 
-/// Lists the sequences, and whether the role may read them. PostgreSQL chooses the name of an identity's sequence, so its table finds it.
-/// $1 schema, $2 table, $3 the sequence of lease ids.
+/// Lists the sequences, and whether the role may read them. PostgreSQL chooses the name of an identity's sequence, so
+/// its table finds it. $1 schema, $2 table, $3 the sequence of lease ids.
 const SEQUENCES: &str = "
     SELECT sequencename::text AS name, format('%I.%I', schemaname, sequencename) AS quoted,
         max_value AS max, has_sequence_privilege(pg_class.oid, 'SELECT') AS readable

@@ -1,9 +1,9 @@
 //! Receives notifications: one connection and one thread for all queues and waiters of a handle.
 //!
-//! The first wait starts the thread, or frequent puts, because the thread may notify on behalf of all writers. It sleeps
-//! on the connection's socket and on a pipe by which the handle wakes it. Notifications that are sent while the
-//! connection is down are lost. Therefore the thread reconnects with backoff, listens to all channels again and then
-//! wakes every waiter.
+//! The first wait starts the thread, or frequent puts, because the thread may notify on behalf of all writers. It
+//! sleeps on the connection's socket and on a pipe by which the handle wakes it. Notifications that are sent while
+//! the connection is down are lost. Therefore the thread reconnects with backoff, listens to all channels again and
+//! then wakes every waiter.
 
 mod coalescing;
 mod session;

@@ -85,8 +85,8 @@ pub(super) struct ChannelNames {
 impl SubscriptionRegistry {
     /// Subscribes a signal, and has the thread listen to its channel.
     ///
-    /// `notified` returns all channels on which puts of the same queue are notified. With `job` the signal is notified only of
-    /// this job, and of what concerns the whole channel.
+    /// `notified` returns all channels on which puts of the same queue are notified. With `job` the signal is
+    /// notified only of this job, and of what concerns the whole channel.
     pub(super) fn subscribe(
         &self,
         channel: &str,

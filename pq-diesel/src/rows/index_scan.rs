@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::{attempt_log, expected, limit, nearest, sort};
 
-/// The attributes that few jobs have: attempt, priority, `expected_at`, unique key, crashes, the limit of the next lease,
-/// annotations, the log of its attempts, and whether a job of the take was taken before by a transaction that did not
-/// commit.
+/// The attributes that few jobs have: attempt, priority, `expected_at`, unique key, crashes, the limit of the next
+/// lease, annotations, the log of its attempts, and whether a job of the take was taken before by a transaction that
+/// did not commit.
 type Rare =
     (i32, i32, Option<PgTimestamp>, Option<String>, i32, Option<i32>, Option<String>, Option<String>, bool);
 

@@ -23,8 +23,8 @@ row! {
 }
 
 impl LimitUseRow {
-    /// Returns the limits that keep the job from being taken at `now`, and, if its queue is fair, its group and how many jobs
-    /// of that come first.
+    /// Returns the limits that keep the job from being taken at `now`, and, if its queue is fair, its group and how
+    /// many jobs of that come first.
     pub(crate) fn reached(
         self,
         now: chrono::DateTime<chrono::Utc>,

@@ -63,8 +63,8 @@ row! {
 }
 
 impl SignalRow {
-    /// Returns what became of the wait. If a signal may have been sent that is not visible yet, the job looks for it again
-    /// soon.
+    /// Returns what became of the wait. If a signal may have been sent that is not visible yet, the job looks for it
+    /// again soon.
     pub(crate) fn into_keeping(self, may_have_come: bool) -> Keeping {
         if self.kind != StepKind::Waiting.as_str() {
             return Keeping::Kept(self.value.map(Payload::from_stored));

@@ -43,8 +43,8 @@ diesel::table! {
 }
 
 diesel::table! {
-    /// Archived jobs: `pq.queue_archive`. The columns `annotations` and `attempt_log` are not here, because diesel has tables
-    /// of at most 16 columns by default.
+    /// Archived jobs: `pq.queue_archive`. The columns `annotations` and `attempt_log` are not here, because diesel
+    /// has tables of at most 16 columns by default.
     pq.queue_archive (entry) {
         /// The job's id. Several archived jobs have the same one if the sequence of ids was restarted.
         id -> BigInt,

@@ -34,8 +34,8 @@ SELECT q_name FROM unlimited UNION ALL SELECT q_name FROM limited";
 
 /// Counts the jobs of a queue, or of all queues, by state, in one snapshot and without locks. $1 queue or null.
 ///
-/// Of due jobs with the same serialization key one is ready if no lease has the key and no job that waits for its retry keeps it. The
-/// others are blocked.
+/// Of due jobs with the same serialization key one is ready if no lease has the key and no job that waits for its
+/// retry keeps it. The others are blocked.
 pub(super) const OVERVIEW: &str = concat!(
     "\
 WITH live AS (
@@ -84,8 +84,8 @@ ORDER BY q_name COLLATE \"C\""
 );
 
 /// Lists jobs by id, without locks. Of several with the same id the one that waits or runs comes first, then the one
-/// that ended last. Its parameters are those of the filter, $10 whether payloads, results and logs are read (0 or 1; they are null
-/// otherwise), and $11 most rows.
+/// that ended last. Its parameters are those of the filter, $10 whether payloads, results and logs are read (0 or 1;
+/// they are null otherwise), and $11 most rows.
 ///
 /// A state that is not requested costs nothing: the condition on its part of the union is known before the scan begins.
 /// Each part is sorted and limited by itself, so its indexes are used, and states are computed for listed jobs only.
@@ -129,8 +129,8 @@ pub(super) const LIST: &str = concat!(
 
 /// Moves jobs that are neither leased nor locked. $1 from, $2 to, $3 jobs, or null for all.
 ///
-/// A job whose unique key is in use in the other queue, or in an uncommitted put, stays. Locks: the rows of the jobs. SKIP
-/// LOCKED passes jobs that transactions have taken. No lock is waited for longer than for a moment.
+/// A job whose unique key is in use in the other queue, or in an uncommitted put, stays. Locks: the rows of the jobs.
+/// SKIP LOCKED passes jobs that transactions have taken. No lock is waited for longer than for a moment.
 pub(super) const MOVE_JOBS: &str = "\
 WITH locked AS MATERIALIZED (
     SELECT ctid, id, unique_key FROM {jobs}

@@ -4,9 +4,9 @@ use super::filter::is_kept;
 
 /// Returns the circumstances of a waiting job, without locks. $1 job, $2 most jobs that come first.
 ///
-/// A transaction that takes or changes a row leaves its id in xmax, and holds a lock on that id until it ends. The locks are
-/// those of the whole server, so a transaction of any client is found. Statistics of other roles' sessions are hidden,
-/// except for the name of the application.
+/// A transaction that takes or changes a row leaves its id in xmax, and holds a lock on that id until it ends. The
+/// locks are those of the whole server, so a transaction of any client is found. Statistics of other roles' sessions
+/// are hidden, except for the name of the application.
 ///
 /// The jobs that come first are counted in the order of each index, so that counting stops at the bound.
 pub(super) const CIRCUMSTANCES: &str = concat!(

@@ -1,8 +1,8 @@
 //! The conditions of a filter, which the statements that list and change jobs share.
 //!
-//! The parameters are $1 queue, $2 job, $3 id of the last job before, $4 serialization key, $5 states, $6 task, $7 part of
-//! the error, $8 latest time and $9 annotations that a job must contain. A parameter that is null selects all jobs, and the plan of a statement, which is made for
-//! its values, leaves its condition out.
+//! The parameters are $1 queue, $2 job, $3 id of the last job before, $4 serialization key, $5 states, $6 task, $7
+//! part of the error, $8 latest time and $9 annotations that a job must contain. A parameter that is null selects all
+//! jobs, and the plan of a statement, which is made for its values, leaves its condition out.
 
 /// Declares the parameters. A statement begins with this.
 macro_rules! filter {
@@ -36,7 +36,8 @@ macro_rules! calls_task {
     };
 }
 
-/// The condition on the annotations of a row. It is that of the index on them, unless a group is wanted, which the index may lack.
+/// The condition on the annotations of a row. It is that of the index on them, unless a group is wanted, which the
+/// index may lack.
 macro_rules! has_annotations {
     ($row:literal) => {
         concat!(
@@ -49,8 +50,8 @@ macro_rules! has_annotations {
     };
 }
 
-/// Whether jobs of its serialization key that were due at once come before a row `$job`. The index of ready jobs with keys
-/// answers it.
+/// Whether jobs of its serialization key that were due at once come before a row `$job`. The index of ready jobs with
+/// keys answers it.
 macro_rules! comes_behind {
     ($job:literal) => {
         concat!(
@@ -73,9 +74,9 @@ macro_rules! comes_behind {
     };
 }
 
-/// The keys of which a scheduled job that is due comes first, and that job. A statement that looks for blocked jobs declares
-/// it. It is read once and only if needed: to look for such jobs behind each blocked one would take the square of their
-/// number.
+/// The keys of which a scheduled job that is due comes first, and that job. A statement that looks for blocked jobs
+/// declares it. It is read once and only if needed: to look for such jobs behind each blocked one would take the
+/// square of their number.
 macro_rules! scheduled_first {
     () => {
         concat!(
@@ -156,8 +157,8 @@ macro_rules! is_waiting {
     };
 }
 
-/// The leases `lease` with their jobs `held` that are not settled, and the condition on these. `$data` is an expression for the
-/// payloads. A condition on the task reads those of all leases.
+/// The leases `lease` with their jobs `held` that are not settled, and the condition on these. `$data` is an
+/// expression for the payloads. A condition on the task reads those of all leases.
 macro_rules! leased {
     ($data:literal) => {
         concat!(

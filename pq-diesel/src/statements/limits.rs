@@ -9,16 +9,18 @@ pub(super) const SET_LIMITS: &str = "SELECT {set_limits}($1, $2::text::jsonb)::t
 
 /// Corrects the cost of a leased job, and returns by how much it is higher than it was, or null if the lease is lost.
 ///
-/// $1 queue, $2 lease, $3 job, $4 time of its put, $5 attempt, $6 group or null, $7 cost that the put stated, $8 corrected cost.
+/// $1 queue, $2 lease, $3 job, $4 time of its put, $5 attempt, $6 group or null, $7 cost that the put stated, $8
+/// corrected cost.
 ///
 /// Locks: as KEEP_STEP, and the buckets of the queue and of the group, for which it waits.
 pub(super) const CORRECT_COST: &str = "SELECT {correct_cost}($1, $2, $3, $4, $5, $6, $7, $8)";
 
-/// Returns the limits of the queue of a waiting job, if it has any, and how much of them is used. $1 job, $2 most jobs that
-/// come first. No locks.
+/// Returns the limits of the queue of a waiting job, if it has any, and how much of them is used. $1 job, $2 most
+/// jobs that come first. No locks.
 ///
-/// The jobs that run are those under leases. What open transactions have taken is not seen. If the queue is fair, the jobs of
-/// the same group and priority are counted that come first; those without a group among the first of the queue.
+/// The jobs that run are those under leases. What open transactions have taken is not seen. If the queue is fair, the
+/// jobs of the same group and priority are counted that come first; those without a group among the first of the
+/// queue.
 pub(super) const LIMIT_USE: &str = "\
 WITH job AS MATERIALIZED (
     SELECT job.q_name, nullif(job.annotations ->> 'group', '') AS group_key, control.limits::text AS limits,
@@ -65,9 +67,9 @@ FROM job CROSS JOIN running CROSS JOIN ahead
 LEFT JOIN {buckets} AS bucket ON bucket.q_name = job.q_name AND bucket.group_key = ''
 LEFT JOIN {buckets} AS group_bucket ON group_bucket.q_name = job.q_name AND group_bucket.group_key = job.group_key";
 
-/// Returns the first hundred queues with limits, or this one, each with a row of its jobs without a group and with the tokens of the queue, and a row
-/// for each group that has a due or a running job or limits of its own. $1 queue or null, $2 the most due jobs of a queue of
-/// each kind that are counted. Order: by queue and group. No locks.
+/// Returns the first hundred queues with limits, or this one, each with a row of its jobs without a group and with
+/// the tokens of the queue, and a row for each group that has a due or a running job or limits of its own. $1 queue
+/// or null, $2 the most due jobs of a queue of each kind that are counted. Order: by queue and group. No locks.
 ///
 /// The jobs that run are those under leases.
 pub(super) const LIMITED: &str = "\
@@ -106,9 +108,10 @@ FROM known JOIN limited USING (q_name) LEFT JOIN held USING (q_name, group_key) 
 LEFT JOIN {buckets} AS bucket ON bucket.q_name = known.q_name AND bucket.group_key = known.group_key
 ORDER BY known.q_name COLLATE \"C\", known.group_key COLLATE \"C\"";
 
-/// Deletes the places and the token buckets that are not needed: those of queues and groups that are not limited any more,
-/// and those of groups without a ready job of the first hundred priorities. Places stay while a lease uses one of them, so that limits which are set again find them. A
-/// bucket is full after a while, as one without a row is. The bucket that says whose turn it is or where takes go on stays.
+/// Deletes the places and the token buckets that are not needed: those of queues and groups that are not limited any
+/// more, and those of groups without a ready job of the first hundred priorities. Places stay while a lease uses one
+/// of them, so that limits which are set again find them. A bucket is full after a while, as one without a row is.
+/// The bucket that says whose turn it is or where takes go on stays.
 ///
 /// SKIP LOCKED passes what a take has locked.
 pub(super) const FORGET_LIMITS: &str = "\

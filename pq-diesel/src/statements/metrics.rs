@@ -2,7 +2,8 @@
 
 use super::filter::is_kept;
 
-/// Whether no job of the serialization key of a row `job` can be taken: one runs, or one that waits for its retry keeps the key.
+/// Whether no job of the serialization key of a row `job` can be taken: one runs, or one that waits for its retry
+/// keeps the key.
 ///
 /// The planner could read all kept keys at once for an EXISTS, so the second condition looks up one key.
 macro_rules! is_busy {
@@ -20,10 +21,11 @@ macro_rules! is_busy {
 
 /// Counts the jobs of each queue by state, up to a bound for each part of a state. $1 most queues, $2 bound.
 ///
-/// A queue is included if it has a job, live or archived, or counters, or is paused or limited, or if a worker or a periodic job names
-/// it. The recursive queries jump from one queue to the next in an index. Each part is read from an index that holds
-/// nothing else, so the statement must run with sequential and bitmap scans disabled. The comparisons of rows keep the
-/// planner from the index for pruning, which would be read for each queue as a whole. No locks.
+/// A queue is included if it has a job, live or archived, or counters, or is paused or limited, or if a worker or a
+/// periodic job names it. The recursive queries jump from one queue to the next in an index. Each part is read from
+/// an index that holds nothing else, so the statement must run with sequential and bitmap scans disabled. The
+/// comparisons of rows keep the planner from the index for pruning, which would be read for each queue as a whole. No
+/// locks.
 pub(super) const GAUGES: &str = concat!(
     "\
 WITH RECURSIVE ready AS (
@@ -128,9 +130,9 @@ LEFT JOIN running USING (q_name) LEFT JOIN {controls} USING (q_name)
 ORDER BY queues.q_name COLLATE \"C\""
 );
 
-/// Estimates how many jobs of a queue are in a part of a state, from the planner's statistics: the first line of the plan
-/// has the number. $1 queue. In the order ready without a key, ready with a key, due after a delay, scheduled for later,
-/// and in the archive dead, cancelled and done.
+/// Estimates how many jobs of a queue are in a part of a state, from the planner's statistics: the first line of the
+/// plan has the number. $1 queue. In the order ready without a key, ready with a key, due after a delay, scheduled
+/// for later, and in the archive dead, cancelled and done.
 pub(super) const ESTIMATES: [&str; 7] = [
     "EXPLAIN SELECT FROM {jobs} \
      WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL",
@@ -145,11 +147,13 @@ pub(super) const ESTIMATES: [&str; 7] = [
     "EXPLAIN SELECT FROM {archive} WHERE q_name = $1 AND outcome = 'done'",
 ];
 
-/// Measures the database: the time, ids that were given to jobs, dead tuples of the jobs and of the leases, the age of the oldest
-/// snapshot in microseconds, the numbers of workers with and without a recent heartbeat, the kept steps, and how many jobs sleep and
-/// wait for a signal. $1 longest silence in microseconds, $2 the most jobs that are counted. No locks.
+/// Measures the database: the time, ids that were given to jobs, dead tuples of the jobs and of the leases, the age
+/// of the oldest snapshot in microseconds, the numbers of workers with and without a recent heartbeat, the kept
+/// steps, and how many jobs sleep and wait for a signal. $1 longest silence in microseconds, $2 the most jobs that
+/// are counted. No locks.
 ///
-/// A role without pg_read_all_stats does not see the times of other roles' sessions, so their snapshots are not measured.
+/// A role without pg_read_all_stats does not see the times of other roles' sessions, so their snapshots are not
+/// measured.
 pub(super) const DATABASE: &str = "\
 SELECT statement_timestamp(), CASE WHEN has_sequence_privilege(ids, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(ids::regclass), 0) END,
     (SELECT sum(n_dead_tup)::bigint FROM pg_stat_all_tables

@@ -2,13 +2,14 @@
 
 /// Stores notes of jobs under leases, and returns the positions, from one, of those that were accepted.
 ///
-/// Arrays with a value for each job: $1 job, $2 lease, $3 attempt, $4 size of the lines, $5 lines as a JSON array or null,
-/// $6 progress as a JSON object or null. $7 size of the log that a job keeps.
+/// Arrays with a value for each job: $1 job, $2 lease, $3 attempt, $4 size of the lines, $5 lines as a JSON array or
+/// null, $6 progress as a JSON object or null. $7 size of the log that a job keeps.
 ///
 /// A note replaces the ones before that have only a progress, and those that the newer ones push out of the log.
 ///
-/// Order: by job. Locks: the rows of the leases. The lock excludes what settles or returns all jobs of a lease. So a note is
-/// never younger than the outcome of its job, except for one that is settled beside others of its lease at the same moment.
+/// Order: by job. Locks: the rows of the leases. The lock excludes what settles or returns all jobs of a lease. So a
+/// note is never younger than the outcome of its job, except for one that is settled beside others of its lease at
+/// the same moment.
 macro_rules! write_notes {
     ($passes:literal, $trims:literal) => {
         concat!(
@@ -46,7 +47,8 @@ pub(super) const WRITE_NOTES: &str = write_notes!(" SKIP LOCKED", "");
 
 /// Stores the last notes of jobs. Waits for a transaction that has locked a lease, as the outcomes that follow do.
 ///
-/// In a transaction that has one snapshot nothing is deleted, because others may have deleted it since. The next notes do.
+/// In a transaction that has one snapshot nothing is deleted, because others may have deleted it since. The next
+/// notes do.
 pub(super) const WRITE_LAST_NOTES: &str = write_notes!(
     "",
     "
@@ -77,8 +79,8 @@ SELECT entry, attempt, lines::text FROM {notes}
 WHERE job = $1 AND lines IS NOT NULL AND ($2::bigint IS NULL OR entry > $2)
 ORDER BY entry";
 
-/// Deletes the notes of jobs that neither wait nor run nor are archived, among the next thousand notes. Returns the job and the
-/// entry of the last of these notes. $1 and $2 job and entry of the last note of the call before.
+/// Deletes the notes of jobs that neither wait nor run nor are archived, among the next thousand notes. Returns the
+/// job and the entry of the last of these notes. $1 and $2 job and entry of the last note of the call before.
 pub(super) const FORGET_NOTES: &str = "\
 WITH seen AS MATERIALIZED (
     SELECT job, entry FROM {notes} WHERE (job, entry) > ($1, $2) ORDER BY job, entry LIMIT 1000

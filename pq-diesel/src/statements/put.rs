@@ -62,8 +62,8 @@ pub(super) const ONE: [&str; 3] = [
 ];
 
 /// Puts many jobs. $1 queue, and then arrays with a value for each job: $2 payloads, $3 and $4 `schedule_at` as
-/// instant or delay, $5 and $6 `expected_at` likewise, $7 priorities, $8 serialization keys, $9 annotations. An array of the last
-/// that would have only nulls is null.
+/// instant or delay, $5 and $6 `expected_at` likewise, $7 priorities, $8 serialization keys, $9 annotations. An array
+/// of the last that would have only nulls is null.
 ///
 /// Order: ids ascend in the order of the arrays, and are returned in this order. A delay begins at the start of the
 /// statement, not of the transaction.

@@ -31,8 +31,9 @@ LIMIT 1";
 
 /// Notes that the end of a waiting job is awaited. Returns its queue, or no row if no such job can be locked. $1 job.
 ///
-/// Only an insert fires the trigger that notifies waiting sessions, so the row is not updated: a take may have skipped the
-/// job because this statement had locked it. Locks: the row of the job. SKIP LOCKED passes one that a transaction holds.
+/// Only an insert fires the trigger that notifies waiting sessions, so the row is not updated: a take may have
+/// skipped the job because this statement had locked it. Locks: the row of the job. SKIP LOCKED passes one that a
+/// transaction holds.
 pub(super) const AWAIT_WAITING: &str = "\
 WITH free AS MATERIALIZED (
     SELECT ctid FROM {jobs} WHERE id = $1 AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
@@ -48,9 +49,9 @@ RETURNING q_name";
 
 /// Notes that the end of a leased job is awaited. Returns its lease, or no row if no such lease can be locked. $1 job.
 ///
-/// The lock excludes transactions that settle jobs of the lease, and those that come later see the changed row. The job may
-/// have been settled between the snapshot and the lock, so the caller looks again. Locks: the row of the lease. SKIP LOCKED
-/// passes one of which a transaction settles jobs.
+/// The lock excludes transactions that settle jobs of the lease, and those that come later see the changed row. The
+/// job may have been settled between the snapshot and the lock, so the caller looks again. Locks: the row of the
+/// lease. SKIP LOCKED passes one of which a transaction settles jobs.
 pub(super) const AWAIT_LEASED: &str = "\
 WITH free AS MATERIALIZED (
     SELECT id FROM {leases} AS lease

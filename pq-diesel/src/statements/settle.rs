@@ -83,15 +83,16 @@ WITH given AS MATERIALIZED (
 )
 SELECT held.position FROM held, ended, keys";
 
-/// Completes all jobs of a lease at once, if nothing has to be kept and no key released. $1 lease. Completes none if the end
-/// of one has been awaited since the take.
+/// Completes all jobs of a lease at once, if nothing has to be kept and no key released. $1 lease. Completes none if
+/// the end of one has been awaited since the take.
 ///
 /// This statement and the next are for one lease. For an array of them PostgreSQL would scan the whole table if it was
 /// never analyzed, past the dead tuples of all leases since the last VACUUM.
 ///
 /// Locks: the row of the lease. A transaction that has settled some of its jobs may commit while this statement waits
-/// for the lock. Its snapshot would overlook those jobs, so a function looks for them after the lock. A transaction that
-/// has one snapshot would still overlook them, and an extension of the lease since the snapshot would refuse it the lock.
+/// for the lock. Its snapshot would overlook those jobs, so a function looks for them after the lock. A transaction
+/// that has one snapshot would still overlook them, and an extension of the lease since the snapshot would refuse it
+/// the lock.
 pub(super) const COMPLETE_LEASE: &str = "\
 WITH locked AS MATERIALIZED (
     SELECT id FROM {leases}
@@ -135,8 +136,8 @@ SELECT gone.id FROM gone, (SELECT count(*) FROM notified) AS done";
 /// that settle jobs of one lease do not wait for each other. SKIP LOCKED passes unique keys that an open put moves to
 /// one more job: if it is rolled back, the next put finds that the key's job has ended.
 ///
-/// In a transaction that has one snapshot the row is never locked nor deleted: the lock would be refused if the lease was
-/// extended since. It stays until the lease expires.
+/// In a transaction that has one snapshot the row is never locked nor deleted: the lock would be refused if the lease
+/// was extended since. It stays until the lease expires.
 ///
 /// The payloads of a lease are one value, which may be large, and so are the annotations and the logs of attempts. They
 /// are read only if a job moves to another table.
@@ -271,8 +272,8 @@ SELECT id FROM {leases} WHERE lease_until <= statement_timestamp() LIMIT $1 FOR 
 /// Returns the jobs of expired leases to their queues, and counts them. $1 leases, which [`EXPIRED_LEASES`] has locked.
 ///
 /// This is a statement of its own so that its snapshot is younger than the locks. Otherwise it could overlook an
-/// outcome that was accepted before them. Order: jobs are requeued in the order of their ids. A job whose id another job
-/// has got meanwhile is requeued under a new one.
+/// outcome that was accepted before them. Order: jobs are requeued in the order of their ids. A job whose id another
+/// job has got meanwhile is requeued under a new one.
 ///
 /// If the only job that is left of a lease was alone in it, or had to be run alone, its attempt counts as a crash. Of
 /// several jobs it is not known which were begun. Their attempts do not count, and an eighth of them may be begun under

@@ -11,8 +11,8 @@ ORDER BY position";
 /// $1 lease, $2 job, $3 time of its put, $4 position, $5 kind, $6 name, $7 length of a sleep in microseconds or null,
 /// $8 result or null.
 ///
-/// The step before must be visible: otherwise a transaction that is rolled back would leave a gap. Locks: the row of the
-/// lease, and the job's row of settled jobs, until the transaction ends.
+/// The step before must be visible: otherwise a transaction that is rolled back would leave a gap. Locks: the row of
+/// the lease, and the job's row of settled jobs, until the transaction ends.
 pub(super) const KEEP_STEP: &str = "\
 WITH held AS MATERIALIZED (
     SELECT {hold_lease}($1, $2, $3) AS is_held
@@ -30,8 +30,8 @@ SELECT held.is_held, (SELECT position::bigint FROM kept) FROM held";
 /// Returns whether the lease of a job is held, and whether no open transaction has sent a signal to the job.
 /// $1 lease, $2 job, $3 time of its put.
 ///
-/// Locks: as KEEP_STEP, and the job's advisory lock of signals if no sender has it. The next statement has a snapshot that
-/// is younger than the lock, so it sees each signal that was sent before. See the function that sends signals.
+/// Locks: as KEEP_STEP, and the job's advisory lock of signals if no sender has it. The next statement has a snapshot
+/// that is younger than the lock, so it sees each signal that was sent before. See the function that sends signals.
 pub(super) const PREPARE_WAIT: &str = "\
 SELECT {hold_lease}($1, $2, $3),
     pg_try_advisory_xact_lock(hashtextextended('pq signal ' || $2, pg_typeof(NULL::{jobs})::oid::bigint))";
@@ -40,8 +40,8 @@ SELECT {hold_lease}($1, $2, $3),
 /// value, and the microseconds that are left. Returns no row if the step is out of order.
 ///
 /// $1 job, $2 time of its put, $3 name, $4 position, $5 microseconds, $6 1 if no open transaction has sent a signal.
-/// Otherwise a wait that is not kept yet is not kept now, and no row is returned: a sender whose transaction has one snapshot
-/// also holds the entry of the index of waiting steps.
+/// Otherwise a wait that is not kept yet is not kept now, and no row is returned: a sender whose transaction has one
+/// snapshot also holds the entry of the index of waiting steps.
 ///
 /// Order: signals in the order of their entries. Locks: the row of the signal. Nobody else delivers it, because
 /// [`PREPARE_WAIT`] has locked the lease.
@@ -75,13 +75,14 @@ SELECT kind, result::text, (extract(epoch FROM wait_until - statement_timestamp(
 pub(super) const FORGET_STEPS: &str = "\
 DELETE FROM {steps} WHERE job = $1 AND enqueued_at = $2 AND position >= $3";
 
-/// Returns the signals of a job that are not delivered. $1 job, $2 time of its put, $3 most signals. Order: as they were sent. No
-/// locks.
+/// Returns the signals of a job that are not delivered. $1 job, $2 time of its put, $3 most signals. Order: as they
+/// were sent. No locks.
 pub(super) const SIGNALS: &str =
     "SELECT name, value::text FROM {signals} WHERE job = $1 AND enqueued_at = $2 ORDER BY entry LIMIT $3";
 
-/// Deletes the steps and the signals of jobs that neither wait nor run nor can be requeued, and returns the job after which
-/// the next call goes on, or the least number at the end, and the number of these jobs. $1 job after which it begins.
+/// Deletes the steps and the signals of jobs that neither wait nor run nor can be requeued, and returns the job after
+/// which the next call goes on, or the least number at the end, and the number of these jobs. $1 job after which it
+/// begins.
 ///
 /// It reads at most 10,000 steps and signals, because very many jobs may sleep. Order: by job.
 pub(super) const FORGET_ENDED: &str = "\

@@ -57,10 +57,10 @@ pub(crate) enum Measure {
 
 /// Returns the template of a take.
 ///
-/// Its jobs are selected between `{bounded}` and `{end_bounded}`, with their bytes as stored. A take that measures reads
-/// them through a query that is materialised on demand, so it locks no job that it does not take: the first query reads
-/// up to the job that reaches the bound, and the second one returns what the first has read. A window that contains the
-/// current row would read one job more.
+/// Its jobs are selected between `{bounded}` and `{end_bounded}`, with their bytes as stored. A take that measures
+/// reads them through a query that is materialised on demand, so it locks no job that it does not take: the first
+/// query reads up to the job that reaches the bound, and the second one returns what the first has read. A window
+/// that contains the current row would read one job more.
 fn template(sql: &str, names: &Names, measure: Measure) -> Template {
     let (begin, end) = match measure {
         Measure::No => ("(", ") AS bounded".to_owned()),
@@ -207,8 +207,8 @@ SELECT EXISTS (SELECT FROM {controls} WHERE q_name = $1 AND limits IS NOT NULL A
         AND schedule_at > statement_timestamp() AND schedule_at < 'infinity')";
 
 /// Takes jobs of a limited queue, with the result of a fallback. If the queue is not limited, the next statement must
-/// run. $1 queue, $2 most jobs, $3 length of the lease in microseconds, or null if a transaction owns the jobs, $4 to $6
-/// position behind which it may begin.
+/// run. $1 queue, $2 most jobs, $3 length of the lease in microseconds, or null if a transaction owns the jobs, $4 to
+/// $6 position behind which it may begin.
 ///
 /// Order, locks: as the function states them. It waits for none. If another transaction has locked for a moment what is
 /// missing, the next job is due in 0 microseconds.
@@ -252,9 +252,9 @@ WHERE claimed.q_name = $3 AND claimed.unique_key = taken.unique_key AND claimed.
 
 /// Notifies waiters at the commit that a serialization key is free. $1 channels.
 ///
-/// If a handle notifies on behalf of all sessions, it holds the notifier lock. The transaction must have an id before it
-/// looks at that lock, and a take that took nothing has none. For the reason see the trigger of the table, which does the
-/// same.
+/// If a handle notifies on behalf of all sessions, it holds the notifier lock. The transaction must have an id before
+/// it looks at that lock, and a take that took nothing has none. For the reason see the trigger of the table, which
+/// does the same.
 pub(super) const NOTIFY: &str = "\
 SELECT CASE
     WHEN pg_current_xact_id() IS NULL THEN ''

@@ -25,8 +25,9 @@ const QUERY_CANCELED: &str = "57014";
 
 /// Runs queries in a transaction with a time limit, and with the plans that the bounded counts need.
 ///
-/// The planner takes a scan of the whole table for cheap if only a few rows are wanted, and that of a rare queue reads all.
-/// It also takes the counts for expensive, and would compile them for half a second, or have several processes count.
+/// The planner takes a scan of the whole table for cheap if only a few rows are wanted, and that of a rare queue
+/// reads all. It also takes the counts for expensive, and would compile them for half a second, or have several
+/// processes count.
 fn bounded<R>(
     store: &PgStore,
     conn: &mut PgConnection,

@@ -213,7 +213,8 @@ impl PgStore {
         conn.execute(statement.with::<Text>(values)).await.map_err(|e| self.error(e))
     }
 
-    /// Begins a transaction, or a nested one, in which no query is compiled (JIT), and returns in how many others it is.
+    /// Begins a transaction, or a nested one, in which no query is compiled (JIT), and returns in how many others it
+    /// is.
     ///
     /// Queries of large tables have high estimated costs, and compiling them would take longer than running them. The
     /// caller rolls the transaction back, which restores the setting.

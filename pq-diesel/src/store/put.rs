@@ -73,8 +73,8 @@ impl PgStore {
         }
     }
 
-    /// Puts the jobs of several calls by one statement that is a transaction of its own, and returns the results of each
-    /// call.
+    /// Puts the jobs of several calls by one statement that is a transaction of its own, and returns the results of
+    /// each call.
     ///
     /// # Errors
     ///

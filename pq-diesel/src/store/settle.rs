@@ -54,8 +54,8 @@ impl PgStore {
         Ok(gone.is_some())
     }
 
-    /// Completes all jobs of a lease of a limited queue as [`Self::finish`] does, and notifies that their places are free,
-    /// in one statement. Returns `false` also if it may not be used for them.
+    /// Completes all jobs of a lease of a limited queue as [`Self::finish`] does, and notifies that their places are
+    /// free, in one statement. Returns `false` also if it may not be used for them.
     pub(super) async fn finish_limited(
         &self,
         conn: &mut impl SqlConnection,

@@ -180,8 +180,8 @@ impl PgStore {
         Ok(rows.into_iter().map(SentRow::into_signal).collect())
     }
 
-    /// Deletes steps and signals of jobs that have ended, a bounded number of them in each run of maintenance. Returns whether
-    /// there may be more.
+    /// Deletes steps and signals of jobs that have ended, a bounded number of them in each run of maintenance.
+    /// Returns whether there may be more.
     pub(super) async fn forget_ended_steps(&self, conn: &mut impl SqlConnection) -> Result<bool, Error> {
         let after = [Value::BigInt(self.steps_position.load(Ordering::Relaxed))];
         let (last, ended): (i64, i64) =

@@ -175,7 +175,8 @@ impl PgStore {
             self.fast_path.note_full_scan(queue, &result.jobs, request, scan_begun);
         }
         if raced {
-            // Other takes may have skipped what this one locked without taking it, and found nothing. They must poll again.
+            // Other takes may have skipped what this one locked without taking it, and found nothing. They must poll
+            // again.
             let notified = self.notify_queues(conn, [queue]).await;
             match owner {
                 Owner::Transaction => notified?,

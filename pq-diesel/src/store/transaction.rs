@@ -121,8 +121,8 @@ impl Connect for PgStore {
 impl PgStore {
     /// Forgets which serialization keys earlier takes have locked, directly in a test's transaction.
     ///
-    /// There each nested transaction stands for one of its own, and so does each single statement. The locks remain, but
-    /// this session passes them.
+    /// There each nested transaction stands for one of its own, and so does each single statement. The locks remain,
+    /// but this session passes them.
     #[allow(clippy::missing_errors_doc)]
     pub async fn forget_keys_in_test(&self, conn: &mut impl SqlConnection) -> Result<(), Error> {
         if conn.depth()? == 1 && conn.is_in_test_transaction() {

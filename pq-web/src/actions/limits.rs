@@ -36,7 +36,8 @@ pub(super) async fn remove(app: &App, visit: &Visit, fields: &Fields, queue: Str
     change_shown(app, visit, fields, queue, Box::new(|_| Limits::new())).await
 }
 
-/// Changes the limits of a queue if they are still those that the form showed, so that two operators do not replace each other's.
+/// Changes the limits of a queue if they are still those that the form showed, so that two operators do not replace
+/// each other's.
 async fn change_shown(app: &App, visit: &Visit, fields: &Fields, queue: String, change: Change) -> Reply {
     let page = with_query("/queue", &[("name", &queue)]);
     let shown = fields.get("shown").to_owned();

@@ -34,7 +34,8 @@ impl Mask {
         Self(names.iter().map(|name| words(name).0).filter(|name| !name.is_empty()).collect())
     }
 
-    /// Returns whether the value of a field is not shown: the end of a word of its name is also the end of a masked one.
+    /// Returns whether the value of a field is not shown: the end of a word of its name is also the end of a masked
+    /// one.
     fn covers(&self, name: &str) -> bool {
         let (name, ends) = words(name);
         let is_end =
@@ -110,8 +111,8 @@ impl Mask {
     }
 }
 
-/// Returns the JSON of a stored payload, which can be a pickle of Python's `pq`. Returns `None` if it looks like a pickle
-/// that cannot be decoded.
+/// Returns the JSON of a stored payload, which can be a pickle of Python's `pq`. Returns `None` if it looks like a
+/// pickle that cannot be decoded.
 fn readable(stored: &str) -> Option<Cow<'_, str>> {
     if !stored.trim_ascii_start().starts_with('"') {
         return Some(Cow::Borrowed(stored));

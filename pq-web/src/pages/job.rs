@@ -27,7 +27,8 @@ use crate::page::{Page, Section, Visit, panel};
 /// The largest part of a payload on the page, in bytes.
 const SHOWN_BYTES: usize = 16 << 10;
 
-/// The largest payload that is indented on a page of its own, and the largest part of one that is shown there, in bytes.
+/// The largest payload that is indented on a page of its own, and the largest part of one that is shown there, in
+/// bytes.
 const INDENTED_BYTES: usize = 256 << 10;
 const WHOLE_BYTES: usize = 8 << 20;
 

@@ -64,7 +64,8 @@ fn link(visit: &Visit, job: JobId) -> Markup {
     html! { a href=(visit.url(&format!("/job/{job}"))) { "job " (job) } }
 }
 
-/// Draws how many jobs have ended in which way, and some of them: first those that have not, then those that were not done.
+/// Draws how many jobs have ended in which way, and some of them: first those that have not, then those that were not
+/// done.
 fn draw_predecessors(visit: &Visit, mut jobs: Vec<Predecessor>) -> Markup {
     let least = if jobs.len() == MAX_COUNTED { "≥ " } else { "" };
     let states = [None, Some(JobState::Dead), Some(JobState::Cancelled), Some(JobState::Done)];

@@ -43,8 +43,8 @@ pub(crate) fn progress_bar(progress: &Progress) -> Markup {
     }
 }
 
-/// Draws jobs, each with a checkbox if they can be selected in the form around the table. Few have a progress, which has a
-/// column only then.
+/// Draws jobs, each with a checkbox if they can be selected in the form around the table. Few have a progress, which
+/// has a column only then.
 pub(crate) fn job_table(visit: &Visit, mask: &Mask, listed: &Listed, select: bool) -> Markup {
     let jobs = &listed.jobs;
     if jobs.is_empty() {

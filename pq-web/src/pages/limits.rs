@@ -23,7 +23,8 @@ pub(super) struct Read {
 }
 
 impl Read {
-    /// Reads the limits of a queue. Counting its jobs can take longer than a statement may, and the limits are shown all the same.
+    /// Reads the limits of a queue. Counting its jobs can take longer than a statement may, and the limits are shown
+    /// all the same.
     pub(super) async fn of(app: &App, queue: Option<QueueName>) -> Result<Self, Unread> {
         let Some(queue) = queue else { return Ok(Self { limits: Limits::new(), counted: Ok(None) }) };
         let name = queue.clone();

@@ -207,8 +207,8 @@ impl<'g> Tree<'g> {
     }
 }
 
-/// Returns whether jobs of a queue stand for workflows. The payload of one is not shown: it contains those of the calls that undo
-/// jobs as texts, in which no field is masked.
+/// Returns whether jobs of a queue stand for workflows. The payload of one is not shown: it contains those of the
+/// calls that undo jobs as texts, in which no field is masked.
 pub(super) fn is_workflow(queue: &str) -> bool {
     queue == WORKFLOWS
 }

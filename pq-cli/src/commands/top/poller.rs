@@ -55,7 +55,8 @@ pub(super) struct StuckJob {
 }
 
 impl Snapshot {
-    /// Reads queues and workers, and of the queues that `choose` returns the dead jobs, the stuck job and the use of the limits.
+    /// Reads queues and workers, and of the queues that `choose` returns the dead jobs, the stuck job and the use of
+    /// the limits.
     pub(super) fn read(pq: &Pq, choose: impl FnOnce(&[QueueCounts]) -> Chosen) -> Result<Self, Error> {
         let queues = pq.overview()?;
         let Chosen { dead, stuck } = choose(&queues);

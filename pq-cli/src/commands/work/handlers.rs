@@ -183,7 +183,8 @@ impl Command {
     }
 }
 
-/// Returns the outcome of a command that has succeeded, with what it has printed as the result, or why it cannot be kept.
+/// Returns the outcome of a command that has succeeded, with what it has printed as the result, or why it cannot be
+/// kept.
 fn result(printed: &str) -> Result<Outcome, String> {
     let result = match serde_json::from_str::<&RawValue>(printed) {
         _ if printed.is_empty() => Outcome::result(&()),

@@ -1,7 +1,7 @@
 //! The first process of a container: it runs the worker as a child, and reaps the processes that lose their parents.
 //!
-//! The kernel makes process 1 the parent of every orphan in its namespace. An orphan that has ended occupies an entry of
-//! the process table until its parent asks for its status, and the worker asks only for those of its own commands.
+//! The kernel makes process 1 the parent of every orphan in its namespace. An orphan that has ended occupies an entry
+//! of the process table until its parent asks for its status, and the worker asks only for those of its own commands.
 
 use std::io;
 use std::os::unix::process::CommandExt;

@@ -72,8 +72,8 @@ pub(crate) struct Work {
     /// Number of processes with --workers threads each. A process that dies is restarted.
     #[arg(long, short = 'q', value_name = "N", default_value = "1", value_parser = values::parallel)]
     processes: NonZeroUsize,
-    /// Write the process id to this file, and remove it at the end. Fails if a running worker holds the file, or if it is
-    /// no pid file. A stale file is taken over.
+    /// Write the process id to this file, and remove it at the end. Fails if a running worker holds the file, or if
+    /// it is no pid file. A stale file is taken over.
     #[arg(long, short, value_name = "PATH")]
     pid_file: Option<PathBuf>,
     /// Stop when no job is ready, or none may start because of limits.
@@ -102,19 +102,20 @@ pub(crate) struct Work {
     /// Delay before a retry: a duration, `linear STEP MAX` or `exponential FIRST MAX`.
     #[arg(long, value_name = "BACKOFF", default_value = "30s")]
     backoff: Backoff,
-    /// Serve /metrics, /healthz and /readyz at this address and port, without a login. With port 0 the system chooses one.
+    /// Serve /metrics, /healthz and /readyz at this address and port, without a login. With port 0 the system chooses
+    /// one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// Keep completed jobs in the archive.
     #[arg(long)]
     keep_history: bool,
-    /// Keep what a command prints to standard output as the result of its job, for `pq wait` and the archive: its JSON, a
-    /// string if it is other text, or null if it is empty. If it prints more than 1 MiB, or no UTF-8, the job is done without a
-    /// result, and the log has a warning.
+    /// Keep what a command prints to standard output as the result of its job, for `pq wait` and the archive: its
+    /// JSON, a string if it is other text, or null if it is empty. If it prints more than 1 MiB, or no UTF-8, the job
+    /// is done without a result, and the log has a warning.
     #[arg(long)]
     keep_result: bool,
-    /// Add the lines that a command prints to standard error to the log of its job, for `pq logs`. The newest 64 KiB are kept.
-    /// Implies --keep-history, because a log is kept as long as its job.
+    /// Add the lines that a command prints to standard error to the log of its job, for `pq logs`. The newest 64 KiB
+    /// are kept. Implies --keep-history, because a log is kept as long as its job.
     #[arg(long)]
     keep_log: bool,
     /// Let commands inherit the environment variables that may hold the password of the database.

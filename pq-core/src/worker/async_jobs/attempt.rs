@@ -23,10 +23,10 @@ use crate::{Claim, Error, Failure, Isolation, JobSpan, Outcome, QueueName, Scan,
 
 /// One attempt of a job whose asynchronous handler runs in the transaction that takes it.
 ///
-/// For a crate that has asynchronous connections, see [`crate::Handler::in_transactions`]. It begins a transaction, takes a
-/// job of [`Attempt::queue`] by [`Attempt::scan`] in [`Attempt::take`], passes it to [`Attempt::begin`], runs its handler by
-/// [`Attempt::run`], settles it as [`Attempt::outcome`] says, commits, and calls [`Attempt::record`]. If this is dropped before, the worker
-/// assumes that the transaction was rolled back.
+/// For a crate that has asynchronous connections, see [`crate::Handler::in_transactions`]. It begins a transaction,
+/// takes a job of [`Attempt::queue`] by [`Attempt::scan`] in [`Attempt::take`], passes it to [`Attempt::begin`], runs
+/// its handler by [`Attempt::run`], settles it as [`Attempt::outcome`] says, commits, and calls [`Attempt::record`].
+/// If this is dropped before, the worker assumes that the transaction was rolled back.
 pub struct Attempt<S: Store> {
     run: Arc<WorkerRun<S>>,
     thread: usize,
@@ -85,8 +85,8 @@ impl<S: Store> Attempt<S> {
 
     /// Begins the attempt of the job that was taken.
     ///
-    /// Returns `None` if there is no job to run. If one was taken all the same, the transaction must be rolled back: the
-    /// worker takes the job under a lease, as one whose worker may have died.
+    /// Returns `None` if there is no job to run. If one was taken all the same, the transaction must be rolled back:
+    /// the worker takes the job under a lease, as one whose worker may have died.
     pub fn begin(&mut self, taken: &Taken) -> Option<Arc<Claim>> {
         let Some(job) = taken.jobs.first() else {
             self.end = Some(AttemptEnd::Empty { next_due: taken.next_due });
@@ -106,17 +106,18 @@ impl<S: Store> Attempt<S> {
 
     /// Returns the isolation level at which the handler of the job must run.
     ///
-    /// A take is at READ COMMITTED. For another level, roll it back and take the same job again in a transaction at this one.
+    /// A take is at READ COMMITTED. For another level, roll it back and take the same job again in a transaction at
+    /// this one.
     #[must_use]
     pub fn isolation(&self) -> Isolation {
         self.prepared().map_or(Isolation::ReadCommitted, |prepared| prepared.isolation())
     }
 
-    /// Runs the handler of the job. `call` gets what [`crate::Handler::in_transactions`] was given, and returns the handler's
-    /// future.
+    /// Runs the handler of the job. `call` gets what [`crate::Handler::in_transactions`] was given, and returns the
+    /// handler's future.
     ///
-    /// An error, a panic or a timeout is a failure. At a timeout the future is dropped, so what it did on its connection is
-    /// unknown: the connection must be closed.
+    /// An error, a panic or a timeout is a failure. At a timeout the future is dropped, so what it did on its
+    /// connection is unknown: the connection must be closed.
     pub async fn run<'c, H: 'static>(
         &self,
         call: impl FnOnce(&H) -> Result<AttemptFuture<'c>, Failure>,

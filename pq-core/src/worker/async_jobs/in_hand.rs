@@ -50,9 +50,9 @@ impl InHand {
 
     /// Returns beside how many handlers, itself included, a job may run. `None` is no limit.
     ///
-    /// A job whose lease was lost before may kill the worker, and the others that run would crash with it. Each crash makes
-    /// the cap of a job an eighth, so that those which crashed only beside another are done soon, and none of them ends as
-    /// dead for it.
+    /// A job whose lease was lost before may kill the worker, and the others that run would crash with it. Each crash
+    /// makes the cap of a job an eighth, so that those which crashed only beside another are done soon, and none of
+    /// them ends as dead for it.
     pub(super) fn cap(&self, job: &Claim) -> Option<usize> {
         let crashes = u32::try_from(job.crashes).unwrap_or_default();
         let of_crashes = (crashes > 0).then(|| self.concurrency.checked_shr(3 * crashes).unwrap_or_default());
@@ -77,13 +77,14 @@ impl InHand {
         self.by_queue[position]
     }
 
-    /// Returns how many more jobs of the queue may be taken. `limit` may be in hand, and `most_blocked` may wait for others of
-    /// their task.
+    /// Returns how many more jobs of the queue may be taken. `limit` may be in hand, and `most_blocked` may wait for
+    /// others of their task.
     pub(super) fn room(&self, position: usize, limit: usize, most_blocked: usize) -> usize {
         if self.blocked[position] >= most_blocked { 0 } else { limit.saturating_sub(self.by_queue[position]) }
     }
 
-    /// Returns whether no more jobs are taken: those in hand take too much memory, or one that runs may kill the worker.
+    /// Returns whether no more jobs are taken: those in hand take too much memory, or one that runs may kill the
+    /// worker.
     pub(super) fn is_full(&self) -> bool {
         self.bytes >= MAX_BYTES || !self.caps.is_empty()
     }

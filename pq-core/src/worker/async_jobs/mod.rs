@@ -43,8 +43,8 @@ use crate::stop::StopMode;
 use crate::wait::Polled;
 use crate::{Error, Scan, Store, StoreError, Taken, WakeSignal};
 
-/// The interval at which running handlers are told through their tokens that they should end, and at which jobs of leases
-/// that still have running handlers are settled.
+/// The interval at which running handlers are told through their tokens that they should end, and at which jobs of
+/// leases that still have running handlers are settled.
 const TELL_EVERY: Duration = Duration::from_millis(25);
 
 /// The time after which the queues are polled again when they had fewer jobs than were wanted.
@@ -98,7 +98,8 @@ struct Dispatcher<'r, S: Store> {
     has_asked: bool,
     /// Whether nothing may begin until handlers have ended, because a job may kill the worker.
     is_held_back: bool,
-    /// The largest number of jobs to take at a time. Smaller after a take that the store refused, and after a lost lease.
+    /// The largest number of jobs to take at a time. Smaller after a take that the store refused, and after a lost
+    /// lease.
     max_take: usize,
     /// Jobs that are taken and not begun.
     waiting: VecDeque<WaitingJob<'r, S>>,
@@ -413,8 +414,8 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         self.slot.set_buffered_in_transaction(self.waiting.len());
     }
 
-    /// Handles what the futures have reported, and tells handlers that they should end. Returns whether a leased handler has
-    /// ended.
+    /// Handles what the futures have reported, and tells handlers that they should end. Returns whether a leased
+    /// handler has ended.
     fn record_events(&mut self) -> Result<bool, S::Error> {
         let (now, events) = (Instant::now(), self.events.take());
         let (mut ended, mut failed) = (0, Ok(()));

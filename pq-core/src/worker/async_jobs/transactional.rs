@@ -1,7 +1,7 @@
 //! The queues whose asynchronous handlers run in the transactions that take their jobs.
 //!
-//! The thread starts an attempt for each job that may be ready. An attempt has a connection of its own on the executor, and
-//! runs at most one job. While attempts find jobs more are started, up to the limits.
+//! The thread starts an attempt for each job that may be ready. An attempt has a connection of its own on the
+//! executor, and runs at most one job. While attempts find jobs more are started, up to the limits.
 
 use std::time::Instant;
 

@@ -20,10 +20,10 @@
 -- a number that it knows to be about as many, so it is given the number in a subquery. If fewer than {due_limit} jobs
 -- are due they are found by their time and sorted. Otherwise the first {reach} scheduled jobs are read in order.
 --
--- If the jobs with keys have at most {few_keys} keys, the recursion jumps through the index from one key to the next, and
--- the jobs behind the first of each key cost nothing. Otherwise the first jobs with keys in order are read, as many as the
--- window holds. The last of a full window is the edge: nothing behind it is taken, because a job before it that was not read
--- may be ready.
+-- If the jobs with keys have at most {few_keys} keys, the recursion jumps through the index from one key to the next,
+-- and the jobs behind the first of each key cost nothing. Otherwise the first jobs with keys in order are read, as
+-- many as the window holds. The last of a full window is the edge: nothing behind it is taken, because a job before
+-- it that was not read may be ready.
 WITH RECURSIVE uncontrolled AS MATERIALIZED (
     SELECT CASE WHEN row_security_active({controls_name}::regclass) THEN {refuse_hidden_controls}()
         ELSE NOT EXISTS (SELECT FROM {controls} WHERE q_name = $1) END AS uncontrolled

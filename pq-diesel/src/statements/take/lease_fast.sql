@@ -1,7 +1,8 @@
 -- Takes ready jobs without keys for a lease, from the start of the queue.
 -- $1 queue, $2 length of the lease in microseconds.
 --
--- Takes nothing if the queue has jobs outside of the index: due jobs, or jobs with a key. They may precede those in the index.
+-- Takes nothing if the queue has jobs outside of the index: due jobs, or jobs with a key. They may precede those in
+-- the index.
 --
 -- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. The limit of

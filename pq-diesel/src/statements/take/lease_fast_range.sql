@@ -2,10 +2,10 @@
 -- $1 queue, $2 length of the lease in microseconds, $3 to $5 the sort key before the range,
 -- $6 to $8 the last sort key in it.
 --
--- Takes nothing if the queue has jobs outside of the index: due jobs, or jobs with a key. They may precede those in the index.
--- An index scan stops at the end of a range only if its upper bound is on one column. So there is one scan up to
--- the last priority, one from there up to the last expected_at, and one from there up to the last id. The bounds
--- are a query of their own only to name their types; it is never run.
+-- Takes nothing if the queue has jobs outside of the index: due jobs, or jobs with a key. They may precede those in
+-- the index. An index scan stops at the end of a range only if its upper bound is on one column. So there is one scan
+-- up to the last priority, one from there up to the last expected_at, and one from there up to the last id. The
+-- bounds are a query of their own only to name their types; it is never run.
 --
 -- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once.

@@ -1,8 +1,8 @@
 -- Takes ready jobs without keys for a lease, behind a sort key.
 -- $1 queue, $2 length of the lease in microseconds, $3 neg_priority, $4 expected_at, $5 id of that key.
 --
--- Takes nothing if the queue has jobs outside of the index: due jobs, or jobs with a key. They may precede those in the index.
--- All columns of the index ascend and none is null, so the comparison of rows begins the scan at the key.
+-- Takes nothing if the queue has jobs outside of the index: due jobs, or jobs with a key. They may precede those in
+-- the index. All columns of the index ascend and none is null, so the comparison of rows begins the scan at the key.
 --
 -- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. The limit of

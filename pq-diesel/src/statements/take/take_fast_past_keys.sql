@@ -1,8 +1,8 @@
 -- Takes ready jobs without keys for a transaction, from the start of the queue past jobs of busy keys.
 -- $1 queue, $2 token of the take.
 --
--- Takes nothing if a job is due, or a key is free: its first job may precede the others. The recursion jumps through the
--- index from one key to the next.
+-- Takes nothing if a job is due, or a key is free: its first job may precede the others. The recursion jumps through
+-- the index from one key to the next.
 --
 -- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. The limit of

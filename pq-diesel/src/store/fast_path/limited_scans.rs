@@ -10,9 +10,9 @@ use super::sort_key::SortKey;
 
 /// The recent takes of limited queues.
 ///
-/// A take passes the dead entries of the index, as one of the fast path does. If takes from the start have become expensive,
-/// they resume where the last one ended, for forty times as long as the last one from the start took. A job that has
-/// become ready before that position is taken afterwards, or if nothing is behind the position.
+/// A take passes the dead entries of the index, as one of the fast path does. If takes from the start have become
+/// expensive, they resume where the last one ended, for forty times as long as the last one from the start took. A
+/// job that has become ready before that position is taken afterwards, or if nothing is behind the position.
 #[derive(Debug, Default)]
 pub(super) struct LimitedScans(Mutex<HashMap<QueueName, Recent>>);
 
