@@ -4,23 +4,24 @@
 pub(super) const LIMITS: &str =
     "SELECT limits::text FROM {controls} WHERE q_name = $1 AND limits IS NOT NULL";
 
-/// Replaces the limits of a queue. $1 queue, $2 JSON, or null for none. Locks: its row of the table of controls.
+/// Replaces the limits of a queue. $1 queue, $2 JSON, or null to remove the limits.
+///
+/// Locks: the row of the queue in the table of controls.
 pub(super) const SET_LIMITS: &str = "SELECT {set_limits}($1, $2::text::jsonb)::text";
 
-/// Corrects the cost of a leased job, and returns by how much it is higher than it was, or null if the lease is lost.
+/// Corrects the cost of a leased job. Returns by how much it is higher than before, or null if the lease is lost.
 ///
-/// $1 queue, $2 lease, $3 job, $4 time of its put, $5 attempt, $6 group or null, $7 cost that the put stated, $8
-/// corrected cost.
+/// $1 queue, $2 lease, $3 job, $4 time of its put, $5 attempt, $6 group or null, $7 cost that the put stated,
+/// $8 corrected cost.
 ///
-/// Locks: as KEEP_STEP, and the buckets of the queue and of the group, for which it waits.
+/// Locks: those of KEEP_STEP, and the buckets of the queue and of the group, for which it waits.
 pub(super) const CORRECT_COST: &str = "SELECT {correct_cost}($1, $2, $3, $4, $5, $6, $7, $8)";
 
-/// Returns the limits of the queue of a waiting job, if it has any, and how much of them is used. $1 job, $2 most
-/// jobs that come first. No locks.
+/// Returns the limits of a waiting job's queue, and how much of them is used. Returns no row for a queue without
+/// limits. $1 job, $2 largest number of jobs ahead that is counted. No locks.
 ///
-/// The jobs that run are those under leases. What open transactions have taken is not seen. If the queue is fair, the
-/// jobs of the same group and priority are counted that come first; those without a group among the first of the
-/// queue.
+/// Only jobs under leases count as running, because jobs that open transactions have taken cannot be seen. The jobs
+/// ahead are counted in a fair queue only: those of the same group and priority.
 pub(super) const LIMIT_USE: &str = "\
 WITH job AS MATERIALIZED (
     SELECT job.q_name, nullif(job.annotations ->> 'group', '') AS group_key, control.limits::text AS limits,
@@ -67,11 +68,12 @@ FROM job CROSS JOIN running CROSS JOIN ahead
 LEFT JOIN {buckets} AS bucket ON bucket.q_name = job.q_name AND bucket.group_key = ''
 LEFT JOIN {buckets} AS group_bucket ON group_bucket.q_name = job.q_name AND group_bucket.group_key = job.group_key";
 
-/// Returns the first hundred queues with limits, or this one, each with a row of its jobs without a group and with
-/// the tokens of the queue, and a row for each group that has a due or a running job or limits of its own. $1 queue
-/// or null, $2 the most due jobs of a queue of each kind that are counted. Order: by queue and group. No locks.
+/// Returns the limits of queues and how much of them is used. $1 queue, or null for the first hundred queues with
+/// limits, $2 largest number of due jobs of each kind (ready, ready with a key, scheduled) that is counted.
 ///
-/// The jobs that run are those under leases.
+/// The row of a queue has an empty group, the queue's tokens, and the jobs without a group. A row follows for each
+/// group that has due jobs, running jobs, or limits of its own. Jobs under leases count as running. Order: by queue
+/// and group. No locks.
 pub(super) const LIMITED: &str = "\
 WITH limited AS MATERIALIZED (
     SELECT q_name, limits FROM {controls} WHERE limits IS NOT NULL AND ($1::text IS NULL OR q_name = $1)
@@ -102,18 +104,21 @@ WITH limited AS MATERIALIZED (
     UNION SELECT q_name, jsonb_object_keys(limits -> 'groups') FROM limited
     UNION SELECT q_name, group_key FROM held UNION SELECT q_name, group_key FROM due
 )
-SELECT known.q_name, limited.limits::text, known.group_key, coalesce(due.jobs, 0), coalesce(due.cost, 1), coalesce(held.jobs, 0),
+SELECT known.q_name, limited.limits::text, known.group_key,
+    coalesce(due.jobs, 0), coalesce(due.cost, 1), coalesce(held.jobs, 0),
     bucket.tokens::double precision, bucket.at, clock_timestamp()
 FROM known JOIN limited USING (q_name) LEFT JOIN held USING (q_name, group_key) LEFT JOIN due USING (q_name, group_key)
 LEFT JOIN {buckets} AS bucket ON bucket.q_name = known.q_name AND bucket.group_key = known.group_key
 ORDER BY known.q_name COLLATE \"C\", known.group_key COLLATE \"C\"";
 
-/// Deletes the places and the token buckets that are not needed: those of queues and groups that are not limited any
-/// more, and those of groups without a ready job of the first hundred priorities. Places stay while a lease uses one
-/// of them, so that limits which are set again find them. A bucket is full after a while, as one without a row is.
-/// The bucket that says whose turn it is or where takes go on stays.
+/// Deletes places and token buckets that are not needed.
 ///
-/// SKIP LOCKED passes what a take has locked.
+/// Places are not needed if their queue or group is not limited any more, or if the group has no ready job of the first
+/// hundred priorities. They stay while a lease uses one of them, so that limits which are set again count its job. A
+/// bucket is not needed if it is full, because a bucket without a row counts as full. The bucket of a limited queue
+/// stays if it has turns, which later takes need.
+///
+/// Locks: the deleted rows. SKIP LOCKED skips those that a take has locked.
 pub(super) const FORGET_LIMITS: &str = "\
 WITH priorities AS MATERIALIZED (
     SELECT queue.q_name, of_queue.level
@@ -160,8 +165,9 @@ WITH priorities AS MATERIALIZED (
             ELSE coalesce(control.limits #> ARRAY['groups', bucket.group_key, 'rate'],
                 control.limits -> 'rate_per_group') END AS rate
     ) AS current
-    WHERE NOT (bucket.group_key = '' AND bucket.turns IS NOT NULL AND control.limits IS NOT NULL) AND (rate IS NULL OR bucket.tokens + (rate ->> 'tokens')::numeric * 1000000 / (rate ->> 'per_us')::numeric
-        * extract(epoch FROM clock_timestamp() - bucket.at)::numeric >= (rate ->> 'burst')::numeric)
+    WHERE NOT (bucket.group_key = '' AND bucket.turns IS NOT NULL AND control.limits IS NOT NULL)
+        AND (rate IS NULL OR bucket.tokens + (rate ->> 'tokens')::numeric * 1000000 / (rate ->> 'per_us')::numeric
+            * extract(epoch FROM clock_timestamp() - bucket.at)::numeric >= (rate ->> 'burst')::numeric)
     FOR UPDATE OF bucket SKIP LOCKED
 )
 DELETE FROM {buckets} WHERE ctid = ANY (ARRAY(SELECT tid FROM full_ones))";

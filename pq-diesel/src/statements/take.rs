@@ -25,15 +25,15 @@ const SIZES: [usize; 5] = [1, 8, 64, 512, 4_096];
 
 /// A statement that takes jobs, with a text for each size class.
 ///
-/// PostgreSQL plans a statement at each call if a parameter limits its rows, which takes longer than to take a job. So
-/// the number in the text is that of the size class, and the parameter limits the rows of the query around it. Without
-/// its value PostgreSQL expects a tenth of the rows. The value is more than an eighth, so a plan for the value never
-/// seems less expensive, and the plan without it is kept.
+/// If a parameter limits the rows of a statement, PostgreSQL plans it at each call, which takes longer than to take a
+/// job. So the limit in the text is the number of the size class, and the parameter limits the rows of the query
+/// around it. PostgreSQL expects that query to return a tenth of the rows. The parameter is more than an eighth of the
+/// class, so a plan for its value never seems less expensive, and the server keeps the plan without the value.
 ///
 /// The one text for larger counts is planned at each call.
 ///
-/// Each text exists in two forms. The second one measures the payloads, which takes a tenth longer, and is for tables
-/// with large ones.
+/// Each text has two forms. The second one measures payloads, which takes a tenth longer. It is used if the table has
+/// large payloads.
 #[derive(Debug)]
 pub(crate) struct Sized {
     plain: Texts,
@@ -48,7 +48,7 @@ struct Texts {
     larger: OnceLock<Statement>,
 }
 
-/// Whether a take measures the payloads of its jobs, and takes none after the one that reaches [`MAX_TAKE_BYTES`].
+/// Whether a take measures payloads, and stops at the job with which they reach [`MAX_TAKE_BYTES`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Measure {
     No,
@@ -56,11 +56,11 @@ pub(crate) enum Measure {
 }
 
 /// Returns the template of a take.
+/// Its jobs are selected between `{bounded}` and `{end_bounded}`, with their bytes as stored.
 ///
-/// Its jobs are selected between `{bounded}` and `{end_bounded}`, with their bytes as stored. A take that measures
-/// reads them through a query that is materialised on demand, so it locks no job that it does not take: the first
-/// query reads up to the job that reaches the bound, and the second one returns what the first has read. A window
-/// that contains the current row would read one job more.
+/// A take must not lock jobs that it does not take. So a take that measures reads them through a query that is
+/// materialised on demand: one query reads up to the job that reaches the bound, and another one returns what the
+/// first one has read. The window ends before the current row, because it would read one job more otherwise.
 fn template(sql: &str, names: &Names, measure: Measure) -> Template {
     let (begin, end) = match measure {
         Measure::No => ("(", ") AS bounded".to_owned()),
@@ -183,14 +183,13 @@ pub(super) fn fallbacks(names: &Names) -> [Sized; 4] {
     ]
 }
 
-/// Returns the bytes of the payloads of the table that are stored out of line, which all larger ones are. No locks.
+/// Returns the bytes of the payloads that the table stores out of line. All large payloads are. No locks.
 pub(super) const LARGE_PAYLOADS: &str = "\
 SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = {jobs_name}::regclass";
 
-/// Returns whether the queue may have jobs that the index of ready jobs without keys does not show, and the time in
-/// microseconds until its next scheduled job is due. $1 queue.
-///
-/// No locks.
+/// Returns whether the queue may have jobs that the fast path cannot take: due scheduled jobs, jobs with a
+/// serialization key, or those of a limited queue. Also returns the time in microseconds until the next scheduled job
+/// is due. $1 queue. No locks.
 pub(super) const BEYOND_INDEX: &str = "\
 SELECT EXISTS (SELECT FROM {controls} WHERE q_name = $1 AND limits IS NOT NULL AND paused_at IS NULL)
     OR NOT EXISTS (SELECT FROM {controls} WHERE q_name = $1) AND (
@@ -206,12 +205,13 @@ SELECT EXISTS (SELECT FROM {controls} WHERE q_name = $1 AND limits IS NOT NULL A
     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
         AND schedule_at > statement_timestamp() AND schedule_at < 'infinity')";
 
-/// Takes jobs of a limited queue, with the result of a fallback. If the queue is not limited, the next statement must
-/// run. $1 queue, $2 most jobs, $3 length of the lease in microseconds, or null if a transaction owns the jobs, $4 to
-/// $6 position behind which it may begin.
+/// Takes jobs of a limited queue. Its rows are those of a fallback. If the queue is not limited, a fallback must run.
 ///
-/// Order, locks: as the function states them. It waits for none. If another transaction has locked for a moment what is
-/// missing, the next job is due in 0 microseconds.
+/// $1 queue, $2 maximum number of jobs, $3 length of the lease in microseconds, or null if a transaction owns the
+/// jobs, $4 to $6 position behind which it may begin.
+///
+/// Order, locks: those of the function `queue_take_limited` in the migration. It waits for no lock. If another
+/// transaction has locked what is missing, the next job is due in 0 microseconds.
 pub(super) const TAKE_LIMITED: &str = "\
 SELECT (job).id, (job).data, (job).enqueued_at, (job).schedule_at, (job).expected_at, (job).priority, (job).attempt,
     (job).serial_key, (job).unique_key,
@@ -219,19 +219,20 @@ SELECT (job).id, (job).data, (job).enqueued_at, (job).schedule_at, (job).expecte
         THEN ROW((job).crashes, (job).lease_limit, (job).annotations::text, (job).attempt_log::text) END,
     false, token, next_due, raced, NOT is_limited, is_limited
 FROM {take_limited}($1, $2, $3, CASE WHEN $3::bigint IS NULL
-        THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint ELSE nextval({tokens_name}) END, $4, $5, $6) AS taken
+        THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint ELSE nextval({tokens_name}) END,
+    $4, $5, $6) AS taken
 WHERE CASE WHEN row_security_active({controls_name}::regclass) THEN {refuse_hidden_controls}() ELSE true END";
 
 /// Takes one job again if it is unchanged in the queue, and stores the token of its first take. Returns no row if the
-/// job has changed or is locked. $1 job, $2 queue, $3 attempt, $4 annotations,
-/// which a wait for the job's end changes, $5 token.
+/// job has changed or is locked. $1 job, $2 queue, $3 attempt, $4 annotations, $5 token.
 ///
 /// Locks: the job's row and its serialization key. SKIP LOCKED leaves the job to another transaction that has taken it
 /// meanwhile.
 pub(super) const RETAKE: &str = "\
 WITH place AS MATERIALIZED (
     SELECT ctid FROM {jobs}
-    WHERE id = $1 AND q_name = $2 AND attempt = $3 AND dequeued_at IS NULL AND annotations IS NOT DISTINCT FROM $4::jsonb
+    WHERE id = $1 AND q_name = $2 AND attempt = $3 AND dequeued_at IS NULL
+        AND annotations IS NOT DISTINCT FROM $4::jsonb
         AND (serial_key IS NULL OR {lock_keyed_job}(ctid, q_name, serial_key,
             hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint)), NULL))
     FOR UPDATE SKIP LOCKED
@@ -250,11 +251,11 @@ pub(super) const RELEASE_UNIQUE: &str = "\
 DELETE FROM {unique} AS claimed USING unnest($1::text[], $2::bigint[]) AS taken (unique_key, job)
 WHERE claimed.q_name = $3 AND claimed.unique_key = taken.unique_key AND claimed.job = taken.job";
 
-/// Notifies waiters at the commit that a serialization key is free. $1 channels.
+/// Notifies the waiters of channels when the transaction commits. $1 channels.
 ///
-/// If a handle notifies on behalf of all sessions, it holds the notifier lock. The transaction must have an id before
-/// it looks at that lock, and a take that took nothing has none. For the reason see the trigger of the table, which
-/// does the same.
+/// It does nothing for a channel whose notifier lock is held, because a handle notifies on behalf of all sessions
+/// then. The transaction must have an id before it looks at that lock. A take that took nothing has none, so the
+/// statement assigns one. The trigger `queue_notify` in the migration does the same and gives the reason.
 pub(super) const NOTIFY: &str = "\
 SELECT CASE
     WHEN pg_current_xact_id() IS NULL THEN ''
