@@ -297,7 +297,7 @@ fn a_dropped_index_is_reported_by_catalog_and_plans_and_the_advice_restores_it()
             ["full table scan: ", "sort of the whole queue: "].iter().any(|label| plans.contains(label)),
             "{plans}"
         );
-        assert_in(&plans, "fast take of 1, resumed fast take of 1");
+        assert_in(&plans, "fast take of 1, fast lease of 1");
         let missing = found.of("catalog", "failure");
         for (index, missing) in indexes.iter().zip(missing.lines()) {
             assert_in(missing, &format!("index {index} is missing"));

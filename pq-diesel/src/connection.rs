@@ -54,7 +54,6 @@ pub trait SqlConnection:
     + Load<(BigInt, Nullable<Array<BigInt>>), (i64, Option<Vec<i64>>)>
     + Load<(Bool, Nullable<BigInt>), (bool, Option<i64>)>
     + Load<(Nullable<Array<BigInt>>, Timestamptz), (Option<Vec<i64>>, DateTime<Utc>)>
-    + Load<(Timestamptz, Bool), (DateTime<Utc>, bool)>
     + Load<(Bool, Bool), (bool, bool)>
     + Load<(Bool, Nullable<Text>), (bool, Option<String>)>
     + Load<CountersSql, CountersRow>

@@ -117,12 +117,9 @@ fn statements<'a>(exam: &Exam<'a>) -> Vec<Explainee<'a>> {
             };
             Explainee { name, in_order: in_order.then_some(count), statement, types, values }
         };
-        let plain = ["text, bigint", "'', 1"];
         explainees.extend([
-            explainee(format!("fast take of {count}"), true, &fast_take.from_start, plain),
-            explainee(format!("resumed fast take of {count}"), true, &fast_take.resume, KEY),
-            explainee(format!("fast lease of {count}"), true, &fast_lease.from_start, plain),
-            explainee(format!("resumed fast lease of {count}"), true, &fast_lease.resume, KEY),
+            explainee(format!("fast take of {count}"), true, &fast_take.behind_key, KEY),
+            explainee(format!("fast lease of {count}"), true, &fast_lease.behind_key, KEY),
         ]);
         for (level, (fallback, words)) in statements.fallbacks.iter().zip(LEVELS).enumerate() {
             let name = format!("take of {count}{words}");

@@ -118,7 +118,8 @@ CROSS JOIN LATERAL (
 ) AS dead
 CROSS JOIN LATERAL (
     SELECT count(*) FROM (SELECT FROM {archive} AS job
-        WHERE (job.q_name, outcome) >= (queues.q_name, 'cancelled') AND (job.q_name, outcome) <= (queues.q_name, 'cancelled')
+        WHERE (job.q_name, outcome) >= (queues.q_name, 'cancelled')
+            AND (job.q_name, outcome) <= (queues.q_name, 'cancelled')
         LIMIT $2) AS first_jobs
 ) AS cancelled
 CROSS JOIN LATERAL (
@@ -130,22 +131,26 @@ LEFT JOIN running USING (q_name) LEFT JOIN {controls} USING (q_name)
 ORDER BY queues.q_name COLLATE \"C\""
 );
 
-/// Estimates how many jobs of a queue are in a part of a state, from the planner's statistics: the first line of the
-/// plan has the number. $1 queue. In the order ready without a key, ready with a key, due after a delay, scheduled
-/// for later, and in the archive dead, cancelled and done.
-pub(super) const ESTIMATES: [&str; 7] = [
-    "EXPLAIN SELECT FROM {jobs} \
-     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL",
-    "EXPLAIN SELECT FROM {jobs} \
-     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL",
-    "EXPLAIN SELECT FROM {jobs} \
-     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at <= statement_timestamp()",
-    "EXPLAIN SELECT FROM {jobs} \
-     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at > statement_timestamp()",
-    "EXPLAIN SELECT FROM {archive} WHERE q_name = $1 AND outcome = 'dead'",
-    "EXPLAIN SELECT FROM {archive} WHERE q_name = $1 AND outcome = 'cancelled'",
-    "EXPLAIN SELECT FROM {archive} WHERE q_name = $1 AND outcome = 'done'",
-];
+/// Estimates how many jobs of a queue are in each part of a state, from the planner's statistics. $1 queue.
+///
+/// Returns the plan as JSON: an Append with a child for each part, and each child has the number. In the order ready
+/// without a key, ready with a key, due after a delay, scheduled for later, and in the archive dead, cancelled and
+/// done.
+pub(super) const ESTIMATES: &str = "\
+EXPLAIN (FORMAT JSON)
+SELECT 1 FROM {jobs} WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+UNION ALL
+SELECT 2 FROM {jobs} WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL
+UNION ALL
+SELECT 3 FROM {jobs} WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at <= statement_timestamp()
+UNION ALL
+SELECT 4 FROM {jobs} WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at > statement_timestamp()
+UNION ALL
+SELECT 5 FROM {archive} WHERE q_name = $1 AND outcome = 'dead'
+UNION ALL
+SELECT 6 FROM {archive} WHERE q_name = $1 AND outcome = 'cancelled'
+UNION ALL
+SELECT 7 FROM {archive} WHERE q_name = $1 AND outcome = 'done'";
 
 /// Measures the database: the time, ids that were given to jobs, dead tuples of the jobs and of the leases, the age
 /// of the oldest snapshot in microseconds, the numbers of workers with and without a recent heartbeat, the kept
@@ -155,7 +160,9 @@ pub(super) const ESTIMATES: [&str; 7] = [
 /// A role without pg_read_all_stats does not see the times of other roles' sessions, so their snapshots are not
 /// measured.
 pub(super) const DATABASE: &str = "\
-SELECT statement_timestamp(), CASE WHEN has_sequence_privilege(ids, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(ids::regclass), 0) END,
+SELECT statement_timestamp(),
+    CASE WHEN has_sequence_privilege(ids, 'USAGE, SELECT')
+        THEN coalesce(pg_sequence_last_value(ids::regclass), 0) END,
     (SELECT sum(n_dead_tup)::bigint FROM pg_stat_all_tables
         WHERE relid IN ({jobs_name}::regclass, {leases_name}::regclass)),
     (SELECT (extract(epoch FROM clock_timestamp() - min(xact_start)) * 1000000)::bigint FROM pg_stat_activity

@@ -37,10 +37,7 @@ pub(crate) struct Statements {
     pub(crate) put_one: ByTrigger,
     pub(crate) put_many: ByTrigger,
     pub(crate) put_unique: Statement,
-    pub(crate) draw_ids: Statement,
-    pub(crate) draw_ids_quietly: Statement,
-    pub(crate) clock: Statement,
-    pub(crate) clock_quietly: Statement,
+    pub(crate) prepare_copy: Statement,
     /// The targets of a COPY.
     pub(crate) copy: String,
     pub(crate) copy_with_ids: String,
@@ -145,7 +142,7 @@ pub(crate) struct Statements {
     pub(crate) counted: Statement,
     pub(crate) take_counted: Statement,
     pub(crate) gauges: Statement,
-    pub(crate) estimates: [Statement; 7],
+    pub(crate) estimates: Statement,
     pub(crate) database: Statement,
     pub(crate) set_cron: Statement,
     pub(crate) crons: Statement,
@@ -167,16 +164,11 @@ impl Statements {
     pub(crate) fn new(table: &Table) -> Self {
         let names = Names::new(table);
         let statement = |sql| statement(sql, &names);
-        let [draw_ids, draw_ids_quietly] = put::DRAW_IDS.map(statement);
-        let [clock, clock_quietly] = put::CLOCK.map(statement);
         Self {
             put_one: ByTrigger::new(put::ONE, &names),
             put_many: ByTrigger::new(put::MANY, &names),
             put_unique: statement(put::UNIQUE),
-            draw_ids,
-            draw_ids_quietly,
-            clock,
-            clock_quietly,
+            prepare_copy: statement(put::PREPARE_COPY),
             copy: statement(put::COPY).text(),
             copy_with_ids: statement(put::COPY_WITH_IDS).text(),
             fast_take: FastStatements::for_transaction(&names),
@@ -280,7 +272,7 @@ impl Statements {
             counted: statement(counting::COUNTED),
             take_counted: statement(counting::TAKE_COUNTED),
             gauges: statement(metrics::GAUGES),
-            estimates: metrics::ESTIMATES.map(statement),
+            estimates: statement(metrics::ESTIMATES),
             database: statement(metrics::DATABASE),
             set_cron: statement(admin::SET_CRON),
             crons: statement(admin::CRONS),

@@ -77,24 +77,16 @@ pub(super) const MANY: [&str; 3] = [
 /// if a key is in use.
 pub(super) const UNIQUE: &str = include_str!("put/unique.sql");
 
-/// Draws ids for a COPY that follows, ascending, and reads the clock from which its delays begin. $1 their number.
+/// Prepares a COPY: draws ascending ids, and reads the clock from which delays begin. $1 number of ids, $2 whether the
+/// trigger is off for the rest of the transaction (0 or 1).
 ///
-/// Returns no id if row security applies to this role, because PostgreSQL then refuses COPY. The sequence is looked up
-/// in a subquery. Otherwise it would be looked up for each id.
-pub(super) const DRAW_IDS: [&str; 2] = [
-    "SELECT array_agg(nextval((SELECT pg_get_serial_sequence({jobs_name}, 'id')::regclass))), statement_timestamp()
-    FROM generate_series(1, CASE WHEN row_security_active({jobs_name}) THEN 0 ELSE $1 END)",
-    "SELECT array_agg(nextval((SELECT pg_get_serial_sequence({jobs_name}, 'id')::regclass))), statement_timestamp()
-    FROM (SELECT set_config('pq.notify', 'off', true)) AS quiet,
-        generate_series(1, CASE WHEN row_security_active({jobs_name}) THEN 0 ELSE $1 END)",
-];
-
-/// Reads the clock, and whether row security applies to this role.
-pub(super) const CLOCK: [&str; 2] = [
-    "SELECT statement_timestamp(), row_security_active({jobs_name})",
-    "SELECT statement_timestamp(), row_security_active({jobs_name})
-    FROM (SELECT set_config('pq.notify', 'off', true)) AS quiet",
-];
+/// The ids are null if row security applies to this role, because PostgreSQL then refuses COPY. The sequence is looked
+/// up in a subquery, so that it is not looked up for each id.
+pub(super) const PREPARE_COPY: &str = "\
+SELECT CASE WHEN NOT row_security_active({jobs_name}) THEN ARRAY(
+        SELECT nextval((SELECT pg_get_serial_sequence({jobs_name}, 'id')::regclass)) FROM generate_series(1, $1)) END,
+    statement_timestamp()
+FROM (SELECT CASE WHEN $2 = 1 THEN set_config('pq.notify', 'off', true) END) AS quiet";
 
 /// The target of a COPY of jobs whose ids the table gives.
 pub(super) const COPY: &str =

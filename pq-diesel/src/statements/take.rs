@@ -127,8 +127,8 @@ impl Sized {
 /// The statements of the fast path, for one kind of owner.
 #[derive(Debug)]
 pub(crate) struct FastStatements {
-    pub(crate) from_start: Sized,
-    pub(crate) resume: Sized,
+    /// A take from the start begins behind a key that sorts before every job.
+    pub(crate) behind_key: Sized,
     pub(crate) past_keys: Sized,
     /// Scans of a range are rare, so this has no size classes: it is planned at each call. It always measures.
     pub(crate) range: Statement,
@@ -138,8 +138,7 @@ impl FastStatements {
     /// For a transaction, or for a take that commits by itself.
     pub(super) fn for_transaction(names: &Names) -> Self {
         Self {
-            from_start: Sized::new(include_str!("take/take_fast.sql"), names),
-            resume: Sized::new(include_str!("take/take_fast_resume.sql"), names),
+            behind_key: Sized::new(include_str!("take/take_fast.sql"), names),
             past_keys: Sized::new(include_str!("take/take_fast_past_keys.sql"), names),
             range: template(include_str!("take/take_fast_range.sql"), names, Measure::Yes)
                 .statement(Limit::Any),
@@ -148,8 +147,7 @@ impl FastStatements {
 
     pub(super) fn for_lease(names: &Names) -> Self {
         Self {
-            from_start: Sized::new(include_str!("take/lease_fast.sql"), names),
-            resume: Sized::new(include_str!("take/lease_fast_resume.sql"), names),
+            behind_key: Sized::new(include_str!("take/lease_fast.sql"), names),
             past_keys: Sized::new(include_str!("take/lease_fast_past_keys.sql"), names),
             range: template(include_str!("take/lease_fast_range.sql"), names, Measure::Yes)
                 .statement(Limit::Any),

@@ -94,16 +94,20 @@ impl PgStore {
     /// Replaces the counts that have reached the bound by estimates.
     fn estimate(&self, conn: &mut PgConnection, counts: BoundedCounts) -> Result<QueueGauges, Error> {
         let BoundedCounts { queue, mut parts, ready, follow_ups, running, oldest, is_paused } = counts;
-        let mut is_estimated = false;
         let blocked = parts[..3].iter().sum::<u64>().saturating_sub(ready);
         let mut more = [0; 3];
-        for (position, part) in parts.iter_mut().enumerate().filter(|(_, part)| **part >= BOUND) {
-            is_estimated = true;
-            let statement = &self.statements.estimates[position];
-            let plan: Vec<String> = blocking(self.rows::<Text, _>(conn, statement, &[Value::Text(&queue)]))?;
+        let is_estimated = parts.iter().any(|part| *part >= BOUND);
+        let estimates = if is_estimated {
+            let values = [Value::Text(&queue)];
+            let plan: String = blocking(self.only::<Text, _>(conn, &self.statements.estimates, &values))?;
+            planned_rows(&plan)
+        } else {
+            Vec::new()
+        };
+        let to_estimate = parts.iter_mut().zip(estimates).enumerate();
+        for (position, (part, estimate)) in to_estimate.filter(|(_, (part, _))| **part >= BOUND) {
             let counted = *part;
-            *part =
-                plan.first().and_then(|line| planned_rows(line)).map_or(counted, |rows| rows.max(counted));
+            *part = estimate.max(counted);
             if let Some(more) = more.get_mut(position) {
                 *more = *part - counted;
             }
@@ -128,10 +132,11 @@ impl PgStore {
     }
 }
 
-/// Returns the number of rows that the first line of a plan expects.
-fn planned_rows(line: &str) -> Option<u64> {
-    let rest = &line[line.find("rows=")? + "rows=".len()..];
-    rest[..rest.find(' ')?].parse().ok()
+/// Returns the numbers of rows that a plan expects of the children of its first node.
+fn planned_rows(plan: &str) -> Vec<u64> {
+    let plan: serde_json::Value = serde_json::from_str(plan).unwrap_or_default();
+    let children = plan.pointer("/0/Plan/Plans").and_then(serde_json::Value::as_array);
+    children.into_iter().flatten().map(|child| child["Plan Rows"].as_u64().unwrap_or_default()).collect()
 }
 
 #[cfg(test)]
@@ -140,8 +145,11 @@ mod tests {
 
     #[test]
     fn the_expected_rows_are_read_from_a_plan() {
-        let line = "Index Only Scan using queue_ready on queue  (cost=0.43..39211.43 rows=999800 width=0)";
-        assert_eq!(planned_rows(line), Some(999_800));
-        assert_eq!(planned_rows("Result"), None);
+        let nested = r#"{"Node Type": "Bitmap Heap Scan", "Plan Rows": 7, "Plans": [{"Plan Rows": 8}]}"#;
+        let plan = format!(
+            r#"[{{"Plan": {{"Node Type": "Append", "Plan Rows": 999807, "Plans": [{{"Plan Rows": 999800}}, {nested}]}}}}]"#
+        );
+        assert_eq!(planned_rows(&plan), [999_800, 7]);
+        assert_eq!(planned_rows("[]"), [0; 0]);
     }
 }

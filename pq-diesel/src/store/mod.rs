@@ -129,9 +129,12 @@ impl PgStore {
     #[must_use]
     pub fn hot_statements(&self) -> [(&'static str, String); 4] {
         let Statements { put_one, fast_take, fallbacks, .. } = &self.statements;
+        let take_one = fast_take.behind_key.of(1, Measure::No).0.text();
+        let from_start = [("$3", "'-9223372036854775808'"), ("$4", "'-infinity'"), ("$5", "0")];
+        let take_one = from_start.into_iter().fold(take_one, |text, (key, first)| text.replace(key, first));
         [
             ("put", put_one.of(Trigger::Fires).text()),
-            ("take one", fast_take.from_start.of(1, Measure::No).0.text()),
+            ("take one", take_one),
             ("take", fallbacks[0].of(usize::MAX, Measure::No).0.text()),
             ("take with jobs sorted in", fallbacks[1].of(usize::MAX, Measure::No).0.text()),
         ]

@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgInterval;
-use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Nullable, Text, Timestamptz};
 use pq_core::store::Connect;
 use pq_core::{JobId, Key, NewJob, OnConflict, Put, PutOutcome, QueueName, When};
 
@@ -209,6 +209,19 @@ impl PgStore {
         self.end(conn, around, put).await
     }
 
+    /// Draws ids for a COPY, and returns them with the time from which delays begin. Returns no ids if PostgreSQL would
+    /// refuse a COPY.
+    fn prepare_copy(
+        &self,
+        conn: &mut PgConnection,
+        count: usize,
+        trigger: Trigger,
+    ) -> Result<(Option<Vec<i64>>, DateTime<Utc>), Error> {
+        let values = [Value::count(count), Value::Integer(i32::from(trigger == Trigger::Off))];
+        let statement = &self.statements.prepare_copy;
+        blocking(self.only::<(Nullable<Array<BigInt>>, Timestamptz), _>(conn, statement, &values))
+    }
+
     /// Copies jobs under ids that are drawn for them, ascending in the order of the jobs. A rollback leaves a gap, as
     /// for any put. If PostgreSQL would refuse a COPY, inserts the jobs.
     fn copy_with_ids(
@@ -220,13 +233,9 @@ impl PgStore {
     ) -> Result<Vec<Put>, Error> {
         let quietly = trigger == Trigger::Off;
         let copy = |conn: &mut PgConnection| {
-            let statements = &self.statements;
-            let draw_ids = if quietly { &statements.draw_ids_quietly } else { &statements.draw_ids };
-            let values = [Value::BigInt(jobs.len() as i64)];
-            let (ids, now): (Option<Vec<i64>>, DateTime<Utc>) =
-                blocking(self.only::<(Nullable<Array<BigInt>>, Timestamptz), _>(conn, draw_ids, &values))?;
+            let (ids, now) = self.prepare_copy(conn, jobs.len(), trigger)?;
             let Some(ids) = ids else { return blocking(self.insert_chunks(conn, queue, jobs, trigger)) };
-            copy_in(conn, &self.table, &statements.copy_with_ids, |rows| {
+            copy_in(conn, &self.table, &self.statements.copy_with_ids, |rows| {
                 ids.iter().zip(jobs).try_for_each(|(id, job)| rows.job(Some(*id), queue, job, now))
             })?;
             Ok(ids.into_iter().map(|id| Put::added(JobId(id))).collect())
@@ -246,16 +255,13 @@ impl PgStore {
     ) -> Result<u64, Error> {
         let position = self.fast_path.position(queue);
         let mut comes_before = false;
-        let statements = &self.statements;
-        let clock = if trigger == Trigger::Off { &statements.clock_quietly } else { &statements.clock };
         let copied = self.transaction(conn, |conn| {
-            let (now, is_refused): (DateTime<Utc>, bool) =
-                blocking(self.only::<(Timestamptz, Bool), _>(conn, clock, &[]))?;
-            if is_refused {
+            let (ids, now) = self.prepare_copy(conn, 0, trigger)?;
+            if ids.is_none() {
                 comes_before = true;
                 return self.insert_all(conn, queue, jobs, trigger);
             }
-            copy_in(conn, &self.table, &statements.copy, |rows| {
+            copy_in(conn, &self.table, &self.statements.copy, |rows| {
                 for job in jobs {
                     let job = job?;
                     comes_before |= position.may_follow(&job);

@@ -1,8 +1,8 @@
--- Takes ready jobs without keys for a lease, from the start of the queue.
--- $1 queue, $2 length of the lease in microseconds.
+-- Takes ready jobs without keys for a lease, behind a sort key.
+-- $1 queue, $2 length of the lease in microseconds, $3 neg_priority, $4 expected_at, $5 id of that key.
 --
 -- Takes nothing if the queue has jobs outside of the index: due jobs, or jobs with a key. They may precede those in
--- the index.
+-- the index. All columns of the index ascend and none is null, so the comparison of rows begins the scan at the key.
 --
 -- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. The limit of
@@ -29,6 +29,8 @@ WITH uncontrolled AS MATERIALIZED (
             SELECT ctid, bytes FROM (
                 SELECT ctid, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes FROM {jobs}
                 WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                    AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
+                        > ($3::bigint, $4::timestamptz, $5::bigint)
                     AND (SELECT uncontrolled FROM uncontrolled) AND NOT (SELECT has_jobs FROM beyond_index)
                 ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
                 LIMIT {size} FOR UPDATE SKIP LOCKED

@@ -1,8 +1,8 @@
--- Takes ready jobs without keys for a transaction, from the start of the queue.
--- $1 queue, $2 token of the take.
+-- Takes ready jobs without keys for a transaction, behind a sort key.
+-- $1 queue, $2 token of the take, $3 neg_priority, $4 expected_at, $5 id of that key.
 --
 -- Takes nothing if the queue has jobs outside of the index: due jobs, or jobs with a key. They may precede those in
--- the index.
+-- the index. All columns of the index ascend and none is null, so the comparison of rows begins the scan at the key.
 --
 -- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. The limit of
@@ -29,6 +29,8 @@ WITH uncontrolled AS MATERIALIZED (
             SELECT ctid, xmax, bytes FROM (
                 SELECT ctid, xmax, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes FROM {jobs}
                 WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                    AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
+                        > ($3::bigint, $4::timestamptz, $5::bigint)
                     AND (SELECT uncontrolled FROM uncontrolled) AND NOT (SELECT has_jobs FROM beyond_index)
                 ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
                 LIMIT {size} FOR UPDATE SKIP LOCKED
@@ -45,6 +47,7 @@ DELETE FROM {jobs}
 WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[]) AND (SELECT takes FROM noted) IS NOT NULL
 RETURNING id, data, enqueued_at,
     CASE WHEN attempt <> 0 OR priority <> 0 OR expected_at IS NOT NULL OR unique_key IS NOT NULL
-            OR lease_limit IS NOT NULL OR annotations IS NOT NULL OR attempt_log IS NOT NULL OR (SELECT rolled_back FROM picked)
+            OR lease_limit IS NOT NULL OR annotations IS NOT NULL OR attempt_log IS NOT NULL
+            OR (SELECT rolled_back FROM picked)
         THEN ROW(attempt, priority, expected_at, unique_key, crashes, lease_limit, annotations::text, attempt_log::text,
             (SELECT rolled_back FROM picked)) END

@@ -37,7 +37,7 @@ impl FastPath {
             let plan = self.planner.plan(queue);
             let start = match plan {
                 Plan::Full => return Ok(None),
-                Plan::FromStart => Start::Queue,
+                Plan::FromStart => Start::Behind(SortKey::FIRST),
                 Plan::Backfill(range) => Start::Range(range),
                 Plan::ResumeEarlier(key) | Plan::Resume(key) => Start::Behind(key),
             };
@@ -50,7 +50,7 @@ impl FastPath {
             match start {
                 // The next plan resumes behind the position.
                 Start::Range(_) => {}
-                Start::Behind(_) if request.scan == Scan::Resume => {
+                Start::Behind(key) if key != SortKey::FIRST && request.scan == Scan::Resume => {
                     return self.nothing_behind_position(store, conn, queue).await;
                 }
                 _ => return Ok(None),
@@ -93,7 +93,6 @@ impl FastPath {
 /// The start of an index scan.
 #[derive(Clone, Copy, Debug)]
 enum Start {
-    Queue,
     /// At the start of the queue, if the keys of all jobs that have one are busy.
     QueuePastKeys,
     Behind(SortKey),
@@ -109,7 +108,7 @@ async fn scan(
     owner: Owner,
     start: Start,
 ) -> Result<Taken, Error> {
-    let FastStatements { from_start, resume, past_keys, range } = match owner {
+    let FastStatements { behind_key, past_keys, range } = match owner {
         Owner::Caller | Owner::Transaction => &store.statements.fast_take,
         Owner::Lease(_) => &store.statements.fast_lease,
     };
@@ -120,11 +119,10 @@ async fn scan(
     };
     let mut values = vec![Value::Text(queue.as_str()), Value::BigInt(owned_by)];
     let (statement, limit) = match start {
-        Start::Queue => store.of_size(conn, from_start, request.count).await?,
         Start::QueuePastKeys => store.of_size(conn, past_keys, request.count).await?,
         Start::Behind(key) => {
             values.extend(key.values());
-            store.of_size(conn, resume, request.count).await?
+            store.of_size(conn, behind_key, request.count).await?
         }
         Start::Range(KeyRange { after, upto }) => {
             values.extend(after.values().into_iter().chain(upto.values()));
