@@ -68,7 +68,7 @@ pub(super) fn without_figures(scenario: &str, mut manual: ManualSections) -> Opt
     Some(page)
 }
 
-/// Returns the manual sections side place in the page is gone.
+/// Returns the manual sections whose place in the page is gone.
 fn leftover(mut manual: ManualSections) -> String {
     let names = manual.left();
     if names.is_empty() {
