@@ -246,8 +246,7 @@ impl Statements {
         ];
         let triggers = [Trigger::Fires, Trigger::Off, Trigger::OffForThis];
         let puts = [put_one, put_many].into_iter().flat_map(|put| triggers.map(|trigger| put.of(trigger)));
-        let mut texts: BTreeSet<String> =
-            puts.chain(one_text).map(Statement::text).collect();
+        let mut texts: BTreeSet<String> = puts.chain(one_text).map(Statement::text).collect();
         texts.extend(self.take_texts());
         let sized = fallbacks.len() + [fast_take, fast_lease].len() * 2;
         #[allow(clippy::print_stdout, reason = "the test reports the numbers")]

@@ -13,15 +13,15 @@ mod finish;
 mod flights;
 mod in_hand;
 mod pace;
+mod polls;
 mod running;
 mod start;
 mod transactional;
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Wake, Waker};
+use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 pub use self::attempt::{Attempt, AttemptFuture};
@@ -29,23 +29,20 @@ use self::events::{Event, Events};
 use self::flights::Flights;
 use self::in_hand::{InHand, MayBegin};
 use self::pace::Pace;
+use self::polls::{Found, Polls};
 use self::transactional::TransactionalQueue;
 use super::batch::Batch;
-use super::error_backoff::ErrorBackoff;
 use super::prepared_job::PreparedJob;
-use super::settings::RunUntil;
 use super::thread_slots::{FinishedJob, ThreadSlot};
-use super::threads::{ends_when_empty, is_fatal, maintain_if_needed};
+use super::threads::ends_when_empty;
 use super::worker_run::WorkerRun;
 use crate::handler::{Context, Executor, HandlerResult};
-use crate::incidents::Call;
-use crate::stop::StopMode;
 use crate::wait::Polled;
-use crate::{Error, Scan, Store, StoreError, Taken, WakeSignal};
+use crate::{Error, Scan, Store, Taken, WakeSignal};
 
-/// The interval at which running handlers are told through their tokens that they should end, and at which jobs of
-/// leases that still have running handlers are settled.
-const TELL_EVERY: Duration = Duration::from_millis(25);
+/// While leases are held, the interval at which the thread cancels the tokens of handlers that should end, and settles
+/// jobs of leases that still have running handlers.
+const CHECK_EVERY: Duration = Duration::from_millis(25);
 
 /// The time after which the queues are polled again when they had fewer jobs than were wanted.
 const POLL_AFTER_FEW: Duration = Duration::from_millis(10);
@@ -107,7 +104,7 @@ struct Dispatcher<'r, S: Store> {
     /// The state of each queue whose handlers are transactional, at its position.
     transactional: Vec<Option<TransactionalQueue>>,
     pace: Pace,
-    told_at: Instant,
+    checked_at: Instant,
 }
 
 /// Forwards a wake-up to a signal.
@@ -141,7 +138,7 @@ pub(super) fn run_dispatcher<S: Store>(run: &Arc<WorkerRun<S>>, thread: usize) -
         leases: HashMap::new(),
         transactional: TransactionalQueue::all_of(&run.queues.all, now),
         pace: Pace::new(now),
-        told_at: now,
+        checked_at: now,
     }
     .run_until_stopped(&signal)
 }
@@ -149,26 +146,22 @@ pub(super) fn run_dispatcher<S: Store>(run: &Arc<WorkerRun<S>>, thread: usize) -
 impl<'r, S: Store> Dispatcher<'r, S> {
     fn run_until_stopped(&mut self, signal: &Arc<WakeSignal>) -> Result<(), S::Error> {
         let run = self.run;
-        let arrivals = WakeSignal::new();
+        let mut polls = Polls::new();
         let _subscriptions: Vec<_> = run
             .queues
             .all
             .iter()
             .filter(|served| served.is_asynchronous())
-            .map(|served| run.store().subscribe(served.queue.name(), &arrivals))
+            .map(|served| run.store().subscribe(served.queue.name(), &polls.arrivals))
             .collect();
         let _registration = run.stop.waits().notifies(signal);
         let waker = Waker::from(Arc::new(Forward(Arc::clone(signal))));
-        let (mut backoff, mut poll_at, mut seen_arrivals) = (ErrorBackoff::default(), Instant::now(), None);
-        // After an error nothing is polled before this time.
-        let mut retry_at = poll_at;
-        let mut attempts_seen = None;
         loop {
             let seen = signal.generation();
             let has_ended = match self.record_events() {
                 Ok(has_ended) => has_ended,
                 Err(error) => {
-                    retry_at = self.retry_at(error, &mut backoff)?;
+                    self.record_error(error, &mut polls)?;
                     false
                 }
             };
@@ -182,44 +175,9 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             self.start_waiting();
             self.settle(is_finishing);
             let want = if is_finishing { 0 } else { self.want() };
-            let mut is_empty = false;
-            let now = Instant::now();
-            // Read once: attempts and the poll must answer the same arrivals.
-            let arrived = Some(arrivals.generation());
-            if attempts_seen != arrived {
-                attempts_seen = arrived;
-                self.look_again_everywhere();
-            }
-            if now >= retry_at {
-                self.start_attempts();
-            }
-            let has_room_again = has_ended && self.is_limited;
-            let needs_lease = self.transactional.iter().flatten().any(|queue| queue.needs_lease);
-            let is_due = seen_arrivals != arrived || now >= poll_at || has_room_again || needs_lease;
-            if want > 0 && is_due && now >= retry_at {
-                seen_arrivals = arrived;
-                match self.poll(want) {
-                    Ok(Polled::Nothing { next_due }) => {
-                        let interval = run.store().poll_interval();
-                        poll_at = Instant::now() + next_due.map_or(interval, |due| due.min(interval));
-                        is_empty = true;
-                    }
-                    // Another job notifies, so the handlers of these go first.
-                    Ok(Polled::Found(count)) if count < want => poll_at = Instant::now() + POLL_AFTER_FEW,
-                    Ok(Polled::Found(_)) => poll_at = Instant::now(),
-                    Err(error) => {
-                        retry_at = self.retry_at(error, &mut backoff)?;
-                        poll_at = retry_at;
-                        continue;
-                    }
-                }
-                if self.has_asked {
-                    backoff.reset();
-                    run.record_poll();
-                }
-                if !is_empty {
-                    continue;
-                }
+            let found = self.poll_if_due(&mut polls, want, has_ended)?;
+            if found == Found::Something {
+                continue;
             }
             if self.flights.is_empty() && self.waiting.is_empty() {
                 self.settle(true);
@@ -227,59 +185,20 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                     return Ok(());
                 }
                 if ends_when_empty(run) {
-                    // The last poll may have been while handlers ran, which may have put more jobs.
-                    is_empty &= self.transactional.iter().flatten().all(TransactionalQueue::is_empty);
-                    let expired = is_empty && run.until == RunUntil::Empty;
-                    match if expired { maintain_if_needed(run) } else { Ok(!is_empty) } {
-                        Ok(false) => return Ok(()),
-                        Ok(true) => {
-                            poll_at = now;
-                            if expired {
-                                self.look_again_everywhere();
-                            }
-                        }
-                        Err(error) if is_fatal(run, &error) => return Err(error),
-                        Err(error) => {
-                            run.incidents.failed(Call::Poll, &error);
-                            retry_at = Instant::now() + backoff.next_pause();
-                            poll_at = retry_at;
-                        }
+                    if self.is_done_with_empty_queues(&mut polls, found == Found::Nothing)? {
+                        return Ok(());
                     }
-                    if now >= retry_at {
+                    if polls.may_poll(Instant::now()) {
                         continue;
                     }
                 }
             }
-            // Has an arrival notify the signal. One that came since the poll ends the wait at once.
-            let has_arrival = seen_arrivals.is_some_and(|seen| {
-                pin!(arrivals.passed(seen)).poll(&mut TaskContext::from_waker(&waker)).is_ready()
-            });
-            if !(has_arrival && want > 0) || now < retry_at {
-                signal.wait_past(seen, self.pause(poll_at, retry_at, want > 0));
+            // An arrival since the last poll ends the wait at once, unless polls pause after an error.
+            let has_arrival = polls.have_arrivals(&waker) && want > 0;
+            if !has_arrival || !polls.may_poll(Instant::now()) {
+                signal.wait_past(seen, self.pause(&polls, want > 0));
             }
         }
-    }
-
-    /// Ends the worker if it cannot reach what it needs. Otherwise returns when to poll again after an error.
-    fn retry_at(&mut self, error: S::Error, backoff: &mut ErrorBackoff) -> Result<Instant, S::Error> {
-        if is_fatal(self.run, &error) {
-            self.run.stop.request(StopMode::Abort);
-            return Err(error);
-        }
-        self.run.incidents.failed(Call::Poll, &error);
-        if !error.is_unavailable() {
-            // A smaller take needs less of the store.
-            self.max_take = (self.max_take / 8).max(1);
-        }
-        Ok(Instant::now() + backoff.next_pause())
-    }
-
-    /// Returns how long to sleep if nothing happens.
-    fn pause(&self, poll_at: Instant, retry_at: Instant, polls: bool) -> Duration {
-        let now = Instant::now();
-        let next = polls.then_some(poll_at).into_iter().chain(self.next_attempt()).min();
-        let until_poll = next.map_or(Duration::MAX, |next| next.max(retry_at).saturating_duration_since(now));
-        if self.leases.is_empty() { until_poll } else { until_poll.min(TELL_EVERY) }
     }
 
     /// Returns how many jobs to take now.
@@ -414,8 +333,8 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         self.slot.set_buffered_in_transaction(self.waiting.len());
     }
 
-    /// Handles what the futures have reported, and tells handlers that they should end. Returns whether a leased
-    /// handler has ended.
+    /// Handles what the futures have reported, and cancels the tokens of handlers that should end. Returns whether a
+    /// leased handler has ended.
     fn record_events(&mut self) -> Result<bool, S::Error> {
         let (now, events) = (Instant::now(), self.events.take());
         let (mut ended, mut failed) = (0, Ok(()));
@@ -430,8 +349,8 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             }
         }
         self.pace.record(ended, now);
-        if now - self.told_at >= TELL_EVERY {
-            self.told_at = now;
+        if now - self.checked_at >= CHECK_EVERY {
+            self.checked_at = now;
             for flight in self.flights.iter() {
                 if let Flight::Leased { context, .. } = flight {
                     context.cancel_if_stopped();
