@@ -19,7 +19,8 @@ ON CONFLICT (q_name) DO UPDATE SET paused_at = EXCLUDED.paused_at, paused_by = E
 RETURNING q_name";
 
 /// Lists the paused queues. Order: by name. No locks.
-pub(super) const PAUSED: &str = "SELECT q_name, paused_at, paused_by FROM {controls} WHERE paused_at IS NOT NULL ORDER BY q_name COLLATE \"C\"";
+pub(super) const PAUSED: &str = "\
+SELECT q_name, paused_at, paused_by FROM {controls} WHERE paused_at IS NOT NULL ORDER BY q_name COLLATE \"C\"";
 
 /// Resumes a queue, which keeps its limits. Returns no row if it is not paused. $1 queue.
 pub(super) const RESUME: &str = "\
@@ -100,24 +101,24 @@ pub(super) const LIST: &str = concat!(
     is_blocked!(),
     " THEN 'blocked'
                 ELSE 'ready' END AS state,
-            CASE WHEN $10 = 1 THEN job.data::text ELSE 'null' END AS data, job.enqueued_at, job.schedule_at, job.expected_at,
-            ROW(job.priority, job.attempt, job.crashes), job.serial_key, job.unique_key, job.error, NULL::text AS result,
-            NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at,
+            CASE WHEN $10 = 1 THEN job.data::text ELSE 'null' END AS data, job.enqueued_at, job.schedule_at,
+            job.expected_at, ROW(job.priority, job.attempt, job.crashes), job.serial_key, job.unique_key, job.error,
+            NULL::text AS result, NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at,
             ROW(job.annotations::text, CASE WHEN $10 = 1 THEN job.attempt_log::text END)
         FROM {jobs} AS job WHERE ",
     is_waiting!(),
     " ORDER BY job.id LIMIT $11)
         UNION ALL
-        (SELECT held.job, lease.q_name, 'running', coalesce(held.data, 'null'), held.enqueued_at, held.schedule_at, held.expected_at,
-            ROW(held.priority, held.attempt, coalesce(held.crashes, 0)), held.serial_key, held.unique_key, NULL, NULL,
-            lease.lease_until, NULL, ROW(held.annotations::text, held.attempt_log::text)
+        (SELECT held.job, lease.q_name, 'running', coalesce(held.data, 'null'), held.enqueued_at, held.schedule_at,
+            held.expected_at, ROW(held.priority, held.attempt, coalesce(held.crashes, 0)), held.serial_key,
+            held.unique_key, NULL, NULL, lease.lease_until, NULL, ROW(held.annotations::text, held.attempt_log::text)
         FROM ",
     leased!("CASE WHEN $10 = 1 OR $6 IS NOT NULL THEN lease.data END"),
     " ORDER BY held.job LIMIT $11)
         UNION ALL
         (SELECT job.id, job.q_name, job.outcome, CASE WHEN $10 = 1 THEN job.data::text ELSE 'null' END, job.enqueued_at,
-            job.schedule_at, job.expected_at, ROW(job.priority, job.attempt, job.crashes), job.serial_key, job.unique_key,
-            job.error, CASE WHEN $10 = 1 THEN job.result::text END, NULL, job.ended_at,
+            job.schedule_at, job.expected_at, ROW(job.priority, job.attempt, job.crashes), job.serial_key,
+            job.unique_key, job.error, CASE WHEN $10 = 1 THEN job.result::text END, NULL, job.ended_at,
             ROW(job.annotations::text, CASE WHEN $10 = 1 THEN job.attempt_log::text END)
         FROM {archive} AS job WHERE ",
     is_archived!(),

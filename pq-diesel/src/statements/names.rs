@@ -7,7 +7,10 @@ use crate::table::Table;
 /// A SQL expression for the name of the task of the job in `data`, or an empty text.
 ///
 /// The operators of JSON fail for a payload with an escaped NUL. The library and Python write the name first.
-const TASK: &str = r#"coalesce(substring(left(data::text, 300) FROM E'^\\s*\\u007B\\s*"function"\\s*:\\s*"([^"\\\\]*)"'), '')"#;
+const TASK: &str = concat!(
+    "coalesce(substring(left(data::text, 300) FROM ",
+    r#"E'^\\s*\\u007B\\s*"function"\\s*:\\s*"([^"\\\\]*)"'), '')"#
+);
 
 /// Returns a SQL expression for the log of a job's attempts, in `attempt_log`, with the attempt `attempt`. It ended as
 /// `ended_as` with `error`, or in a way that is not logged if `ended_as` is null.

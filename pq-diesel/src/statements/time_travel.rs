@@ -4,7 +4,8 @@
 macro_rules! earlier_log {
     ($log:literal) => {
         concat!(
-            "(SELECT jsonb_agg(jsonb_set(entry, ARRAY['at'], to_jsonb((entry ->> 'at')::timestamptz - span)) ORDER BY place)
+            "(SELECT jsonb_agg(
+                jsonb_set(entry, ARRAY['at'], to_jsonb((entry ->> 'at')::timestamptz - span)) ORDER BY place)
             FROM jsonb_array_elements(",
             $log,
             ") WITH ORDINALITY AS logged (entry, place))"
@@ -28,7 +29,8 @@ WITH passed AS MATERIALIZED (
     FROM passed RETURNING q_name
 ), leased AS (
     UPDATE {leases} SET lease_until = lease_until - span,
-        enqueued_at = ARRAY(SELECT at - span FROM unnest(enqueued_at) WITH ORDINALITY AS job (at, place) ORDER BY place),
+        enqueued_at = ARRAY(
+            SELECT at - span FROM unnest(enqueued_at) WITH ORDINALITY AS job (at, place) ORDER BY place),
         schedule_at = CASE WHEN schedule_at IS NOT NULL THEN
             ARRAY(SELECT at - span FROM unnest(schedule_at) WITH ORDINALITY AS job (at, place) ORDER BY place) END,
         expected_at = CASE WHEN expected_at IS NOT NULL THEN

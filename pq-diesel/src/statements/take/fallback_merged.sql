@@ -8,7 +8,7 @@
 -- Order: ready jobs without keys, due jobs, and the first job of each key that no lease holds are merged by sort key.
 -- If there are only ready jobs without keys, they are taken by the index scan as in fallback 0.
 --
--- The key of a job that waits for its retry in strict order is kept by it: no other job of the key is taken.
+-- A job in strict order that waits for its retry keeps its key: no other job of the key is taken.
 --
 -- Locks: candidates are read in order without a lock and locked one by one until there are enough, so that no lock is
 -- held on a job that is not taken. A key is an advisory lock of a transaction, or a row of a lease. If another
@@ -109,10 +109,12 @@ WITH RECURSIVE uncontrolled AS MATERIALIZED (
         SELECT ctid, rolled_back FROM {bounded}
             SELECT locked.ctid, candidate.rolled_back, locked.bytes
             FROM (
-                SELECT *, count(is_ready) OVER before AS ready_before, count(is_scheduled) OVER before AS scheduled_before
+                SELECT *, count(is_ready) OVER before AS ready_before,
+                    count(is_scheduled) OVER before AS scheduled_before
                 FROM (
                     (SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
-                        -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at,
+                        -priority::bigint AS neg_priority,
+                        coalesce(expected_at, 'infinity'::timestamptz) AS expected_at,
                         true AS is_ready, NULL::boolean AS is_scheduled, true AS may_be_taken
                     FROM {jobs}
                     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
@@ -135,8 +137,8 @@ WITH RECURSIVE uncontrolled AS MATERIALIZED (
                                 OR id IN (SELECT keeping.id FROM keeping)))
                     FROM (
                         SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
-                            -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at,
-                            schedule_at
+                            -priority::bigint AS neg_priority,
+                            coalesce(expected_at, 'infinity'::timestamptz) AS expected_at, schedule_at
                         FROM {jobs}
                         WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
                             AND (SELECT are_due FROM many)

@@ -58,6 +58,7 @@ DELETE FROM {jobs}
 WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[]) AND (SELECT takes FROM noted) IS NOT NULL
 RETURNING id, data, enqueued_at,
     CASE WHEN attempt <> 0 OR priority <> 0 OR expected_at IS NOT NULL OR unique_key IS NOT NULL
-            OR lease_limit IS NOT NULL OR annotations IS NOT NULL OR attempt_log IS NOT NULL OR (SELECT rolled_back FROM picked)
+            OR lease_limit IS NOT NULL OR annotations IS NOT NULL OR attempt_log IS NOT NULL
+            OR (SELECT rolled_back FROM picked)
         THEN ROW(attempt, priority, expected_at, unique_key, crashes, lease_limit, annotations::text, attempt_log::text,
             (SELECT rolled_back FROM picked)) END

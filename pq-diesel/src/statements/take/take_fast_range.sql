@@ -32,7 +32,8 @@ WITH uncontrolled AS MATERIALIZED (
         SELECT ctid, xmax FROM {bounded}
             SELECT ctid, xmax, bytes FROM (
                 SELECT ctid, xmax, bytes FROM (
-                    SELECT ctid, xmax, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes FROM {jobs}
+                    SELECT ctid, xmax, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes
+                    FROM {jobs}
                     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
                         AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
                             > ($3::bigint, $4::timestamptz, $5::bigint)
@@ -43,7 +44,8 @@ WITH uncontrolled AS MATERIALIZED (
                 ) AS before_last_priority
                 UNION ALL
                 SELECT ctid, xmax, bytes FROM (
-                    SELECT ctid, xmax, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes FROM {jobs}
+                    SELECT ctid, xmax, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes
+                    FROM {jobs}
                     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
                         AND -priority::bigint = $6
                         AND (coalesce(expected_at, 'infinity'::timestamptz), id)
@@ -56,7 +58,8 @@ WITH uncontrolled AS MATERIALIZED (
                 ) AS before_last_expected_at
                 UNION ALL
                 SELECT ctid, xmax, bytes FROM (
-                    SELECT ctid, xmax, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes FROM {jobs}
+                    SELECT ctid, xmax, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes
+                    FROM {jobs}
                     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
                         AND -priority::bigint = $6
                         AND coalesce(expected_at, 'infinity'::timestamptz) = $7
@@ -79,6 +82,7 @@ DELETE FROM {jobs}
 WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[]) AND (SELECT takes FROM noted) IS NOT NULL
 RETURNING id, data, enqueued_at,
     CASE WHEN attempt <> 0 OR priority <> 0 OR expected_at IS NOT NULL OR unique_key IS NOT NULL
-            OR lease_limit IS NOT NULL OR annotations IS NOT NULL OR attempt_log IS NOT NULL OR (SELECT rolled_back FROM picked)
+            OR lease_limit IS NOT NULL OR annotations IS NOT NULL OR attempt_log IS NOT NULL
+            OR (SELECT rolled_back FROM picked)
         THEN ROW(attempt, priority, expected_at, unique_key, crashes, lease_limit, annotations::text, attempt_log::text,
             (SELECT rolled_back FROM picked)) END
