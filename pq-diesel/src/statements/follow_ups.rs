@@ -1,22 +1,28 @@
 //! Statements of jobs that wait until other jobs have ended.
 //!
-//! A follow-up waits while it is in the table of jobs and due in a year after 9000. So a job that waits for its retry, or for
-//! a time, is none: nobody puts a job for these years, and tests that let time pass move it by less. Its row excludes two others: a put locks it FOR SHARE
-//! while it adds a job to its batch, and maintenance locks it FOR UPDATE before it looks which jobs it still waits for. So a
-//! job that is added is seen, and a follow-up that is due gets none. Maintenance runs the statements below one after the
-//! other in a transaction, each with a snapshot of its own.
+//! A follow-up that waits is a job that is scheduled in the year 9999. A comparison with the year 9000 tells it from
+//! other scheduled jobs, because tests that let time pass move it to an earlier time. The table of waits has a row
+//! for each job that a follow-up waits for.
+//!
+//! A job could be added to a batch while its follow-up becomes due, and the follow-up would not wait for it. So a put
+//! that adds a job locks the row of the follow-up FOR SHARE, and maintenance locks it FOR UPDATE before it looks which
+//! jobs the follow-up still waits for.
+//!
+//! Maintenance runs ENDED_WAITS, LOCK_FOLLOW_UPS, MARK_WAITS, CANCEL_FOLLOW_UPS and RELEASE one after the other in one
+//! transaction. Each has a snapshot that is younger than the locks before it.
 
-/// Returns whether a follow-up waits, or is a workflow that is due, and keeps it so until the transaction ends. $1 follow-up.
+/// Returns whether a job can be added to the batch of a follow-up: it waits, or is a workflow that is due. $1
+/// follow-up.
 ///
-/// Locks: its row. Waits for maintenance that makes it due.
+/// Locks: its row, so that this stays true until the transaction ends. Waits for maintenance that makes it due.
 pub(super) const LOCK_BATCH: &str = "\
 SELECT EXISTS (
     SELECT FROM {jobs}
     WHERE id = $1 AND dequeued_at IS NULL AND (schedule_at >= '9000-01-01 00:00:00+00' OR q_name = {workflows})
     FOR SHARE)";
 
-/// Adds what follow-ups wait for. Passes what they wait for already, such as a job that was kept because of its unique key.
-/// $1 follow-ups, $2 jobs, $3 whether the job must be done (0 or 1).
+/// Lets follow-ups wait for jobs. Skips a job for which the follow-up waits already, such as one that a put has kept
+/// because of its unique key. $1 follow-ups, $2 jobs, $3 whether the job must be done (0 or 1).
 pub(super) const ADD_WAITS: &str = "\
 INSERT INTO {waits} (follow_up, job, only_done)
 SELECT follow_up, job, bool_or(only_done = 1)
@@ -25,12 +31,13 @@ GROUP BY follow_up, job ORDER BY follow_up, job
 ON CONFLICT DO NOTHING";
 
 /// Lets a follow-up wait again for jobs that it has waited for. $1 follow-up, $2 jobs.
-pub(super) const WAIT_AGAIN: &str = "UPDATE {waits} SET outcome = NULL WHERE follow_up = $1 AND job = ANY ($2::bigint[]) AND outcome IS NOT NULL";
+pub(super) const WAIT_AGAIN: &str = "\
+UPDATE {waits} SET outcome = NULL WHERE follow_up = $1 AND job = ANY ($2::bigint[]) AND outcome IS NOT NULL";
 
-/// Returns which of the next jobs that follow-ups wait for have ended, and how. $1 and $2 follow-up and job of the last one of
-/// the call before, $3 most jobs.
+/// Returns the jobs that have ended, with their outcomes, among the next jobs that follow-ups wait for. $1 and $2
+/// follow-up and job behind which it begins, $3 maximum number of jobs that are read. No locks.
 ///
-/// The last row is the last one that was read, without an outcome and with the number of those that were read. No locks.
+/// One more row has no outcome: it has the follow-up and the job that were read last, and how many were read.
 pub(super) const ENDED_WAITS: &str = "\
 WITH seen AS MATERIALIZED (
     SELECT follow_up, job FROM {waits}
@@ -41,7 +48,8 @@ WITH seen AS MATERIALIZED (
         AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held.job)
 )
 (SELECT follow_up, job,
-    coalesce((SELECT ended.outcome FROM {archive} AS ended WHERE ended.id = seen.job ORDER BY entry DESC LIMIT 1), 'done'),
+    coalesce((
+        SELECT ended.outcome FROM {archive} AS ended WHERE ended.id = seen.job ORDER BY entry DESC LIMIT 1), 'done'),
     NULL::bigint
 FROM seen
 WHERE NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = seen.job AND live.dequeued_at IS NULL)
@@ -49,20 +57,22 @@ WHERE NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = seen.job AND live.d
 UNION ALL
 (SELECT follow_up, job, NULL, (SELECT count(*) FROM seen) FROM seen ORDER BY follow_up DESC, job DESC LIMIT 1)";
 
-/// Locks follow-ups that wait and workflows that have not ended, and returns their ids. $1 follow-ups.
+/// Locks those follow-ups that still wait, and workflows that have not ended. Returns their ids. $1 follow-ups.
 ///
-/// Order: by id. Locks: their rows. SKIP LOCKED passes one to whose batch an open transaction adds a job, and a workflow about
-/// which another session decides: it would not learn of outcomes that are stored meanwhile.
+/// Order: by id. Locks: their rows. SKIP LOCKED skips a follow-up to whose batch an open transaction adds a job. It
+/// also skips a workflow about which another session decides, because that session would not see outcomes that are
+/// stored meanwhile.
 pub(super) const LOCK_FOLLOW_UPS: &str = "\
 SELECT id FROM {jobs}
 WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL
     AND (schedule_at >= '9000-01-01 00:00:00+00' OR q_name = {workflows})
 ORDER BY id FOR UPDATE SKIP LOCKED";
 
-/// Stores how jobs have ended, and returns the follow-ups that cannot be done any more because of that. $1 follow-ups, $2 jobs, $3 outcomes, $4 follow-ups that LOCK_FOLLOW_UPS has locked.
+/// Stores the outcomes of jobs. Returns the follow-ups of which a job has failed that must be done. $1 follow-ups,
+/// $2 jobs, $3 outcomes, $4 follow-ups that LOCK_FOLLOW_UPS has locked.
 ///
-/// Passes those of a follow-up that waits and is not locked, and jobs that were requeued since they were read. Locks: the rows.
-/// SKIP LOCKED passes failed jobs that an open transaction requeues: it has locked what waits for them.
+/// Skips the jobs of a follow-up that waits and is not locked, and jobs that were requeued since they were read. Locks:
+/// the rows. SKIP LOCKED skips failed jobs that an open transaction requeues, because it has locked these rows.
 pub(super) const MARK_WAITS: &str = "\
 WITH ended AS MATERIALIZED (
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS ended (follow_up, job, outcome)
@@ -83,9 +93,9 @@ WITH ended AS MATERIALIZED (
 )
 SELECT DISTINCT follow_up FROM marked WHERE has_failed";
 
-/// Archives follow-ups as cancelled of which a job was not done that had to be, and counts them. $1 follow-ups.
+/// Archives follow-ups as cancelled if a job that must be done was not, and counts them. $1 follow-ups.
 ///
-/// A workflow stays, and RELEASE makes it due. Order: by id. Locks: the rows of the jobs.
+/// It skips workflows, which RELEASE makes due. Order: by id. Locks: the rows of the follow-ups.
 pub(super) const CANCEL_FOLLOW_UPS: &str = "\
 WITH refused AS MATERIALIZED (
     SELECT DISTINCT ON (follow_up) follow_up, job, outcome FROM {waits}
@@ -110,13 +120,14 @@ SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attemp
 FROM gone JOIN refused ON refused.follow_up = gone.id
 ORDER BY id";
 
-/// Makes follow-ups due that wait for no job any more, and workflows of which a job has failed that they need. Returns their
-/// queues. $1 follow-ups, $2 those of which MARK_WAITS has noted a failure.
+/// Makes follow-ups due that wait for no more jobs, and workflows with a new failure. Returns their queues.
+/// $1 follow-ups, $2 those of which MARK_WAITS has stored a failure now.
 ///
-/// A failure that was noted before makes nothing due: each end of a job would be one more decision about the workflow.
+/// A failure that was stored before does not make a workflow due. Otherwise each later end of a job would lead to one
+/// more decision about the workflow.
 ///
-/// Only an insert fires the trigger that notifies waiting sessions, so the rows are not updated. Order: by id. Locks: the
-/// rows of the jobs.
+/// Only an insert fires the trigger that notifies waiting sessions, so the rows are deleted and inserted, not updated.
+/// Order: by id. Locks: the rows of the follow-ups.
 pub(super) const RELEASE: &str = "\
 WITH free AS MATERIALIZED (
     SELECT ctid FROM {jobs} AS job
@@ -142,11 +153,13 @@ WITH free AS MATERIALIZED (
 )
 SELECT DISTINCT q_name FROM back";
 
-/// Deletes what follow-ups waited for that neither wait nor run nor are archived, among the next ten. Returns the tenth with
-/// 1, and with 0 those that wait although all has ended. $1 follow-up after which it begins.
+/// Deletes the waits of follow-ups that are gone, among the next ten follow-ups. $1 follow-up behind which it begins.
 ///
-/// The follow-ups are found one by one, so the number of jobs that each has waited for does not matter. A follow-up waits
-/// although all has ended if an open transaction let it wait again while the end of its last job was stored.
+/// Returns the tenth follow-up with 1. Also returns, with 0, follow-ups that wait although all of their jobs have
+/// ended: an open transaction let such a one wait again while the end of its last job was stored, and RELEASE skipped
+/// it.
+///
+/// Follow-ups are found one by one with an index probe each, however many jobs each waits for.
 pub(super) const FORGET_WAITS: &str = "\
 WITH RECURSIVE seen (follow_up, number) AS (
     (SELECT follow_up, 1 FROM {waits} WHERE follow_up > $1 ORDER BY follow_up LIMIT 1)
@@ -180,13 +193,13 @@ SELECT job, only_done, outcome FROM {waits} WHERE follow_up = $1 ORDER BY job LI
 pub(super) const FOLLOWERS: &str = "\
 SELECT follow_up FROM {waits} WHERE job = $1 AND outcome IS NULL ORDER BY follow_up LIMIT $2";
 
-/// Returns how many jobs a job waits for, and the first of them. $1 job, $2 the largest number. No locks.
+/// Returns how many jobs a job waits for, and the first of them. $1 job, $2 largest number that is counted. No locks.
 pub(super) const OPEN_WAITS: &str = "\
 SELECT count(*), coalesce(min(job), 0) FROM (
     SELECT job FROM {waits} WHERE follow_up = $1 AND outcome IS NULL ORDER BY job LIMIT $2
 ) AS open_wait";
 
-/// Returns whether one of some jobs is another one, or waits for it, directly or through others. $1 jobs, $2 the other one.
+/// Returns whether a job is among others, or one of these waits for it, directly or through others. $1 others, $2 job.
 /// No locks.
 pub(super) const REACHES: &str = "\
 WITH RECURSIVE reached (job) AS (
@@ -198,12 +211,16 @@ SELECT EXISTS (SELECT FROM reached WHERE job = $2)";
 
 /// Returns whether a workflow is due. No locks.
 pub(super) const DUE_WORKFLOWS: &str = "\
-SELECT EXISTS (SELECT FROM {jobs} WHERE q_name = {workflows} AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL)
-    OR EXISTS (SELECT FROM {jobs} WHERE q_name = {workflows} AND dequeued_at IS NULL AND schedule_at <= statement_timestamp())";
+SELECT EXISTS (
+        SELECT FROM {jobs}
+        WHERE q_name = {workflows} AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL)
+    OR EXISTS (
+        SELECT FROM {jobs}
+        WHERE q_name = {workflows} AND dequeued_at IS NULL AND schedule_at <= statement_timestamp())";
 
-/// Archives waiting jobs as cancelled, counts them, and returns their ids. $1 jobs, $2 reason.
+/// Archives waiting jobs of a workflow as cancelled, counts them, and returns their ids. $1 jobs, $2 reason.
 ///
-/// Order: by id. Locks: the rows of the jobs. SKIP LOCKED passes jobs that transactions have taken.
+/// Order: by id. Locks: the rows of the jobs. SKIP LOCKED skips jobs that transactions have taken.
 pub(super) const STOP_JOBS: &str = "\
 WITH given AS (
     SELECT $1::bigint[] AS jobs, $2::text AS reason
@@ -223,11 +240,11 @@ SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attemp
 FROM gone ORDER BY id
 RETURNING id";
 
-/// Requeues archived jobs of a workflow, and lets them and the workflow wait again. Returns their queues. $1 workflow, $2 jobs,
-/// $3 whether they wait for the jobs before them (0 or 1), or else are due at once.
+/// Requeues archived jobs of a workflow, and lets the workflow wait for them again. Returns their queues. $1 workflow,
+/// $2 jobs, $3 whether the jobs wait for those before them (1), or are due at once (0).
 ///
-/// A job is passed if a job of its id waits or runs. Order: by id. Locks: the archived rows, and the rows of what is waited for.
-/// SKIP LOCKED passes jobs that another session requeues or prunes.
+/// It skips a job if a job with its id waits or runs. Order: by id. Locks: the archived rows, and the rows of waits.
+/// SKIP LOCKED skips jobs that another session requeues or prunes.
 pub(super) const RUN_AGAIN: &str = "\
 WITH given AS (
     SELECT $1::bigint AS workflow, $2::bigint[] AS jobs, $3::integer AS is_held
@@ -246,18 +263,19 @@ WITH given AS (
     WHERE outcome IS NOT NULL
         AND (follow_up = ANY ($2) AND $3 = 1 OR follow_up = $1 AND job = ANY ($2))
 ), back AS (
-    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, serial_key, annotations, attempt_log)
-    SELECT id, q_name, data, enqueued_at, CASE WHEN $3 = 1 THEN '9999-12-31 00:00:00+00'::timestamptz END, expected_at, priority,
-        serial_key, annotations - 'ended', attempt_log
+    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, serial_key, annotations,
+        attempt_log)
+    SELECT id, q_name, data, enqueued_at, CASE WHEN $3 = 1 THEN '9999-12-31 00:00:00+00'::timestamptz END, expected_at,
+        priority, serial_key, annotations - 'ended', attempt_log
     FROM gone ORDER BY id
     RETURNING q_name
 )
 SELECT DISTINCT q_name FROM back";
 
-/// Makes a workflow due, whether it waits or is archived, and notes why. Returns whether it could. $1 workflow, $2 why or null,
-/// $3 microseconds until it is due.
+/// Makes a workflow due that waits or is archived, and notes why. Returns false if there is none, or if a transaction
+/// holds it. $1 workflow, $2 why or null, $3 microseconds until it is due.
 ///
-/// Locks: the row of the workflow. SKIP LOCKED passes one that a transaction holds.
+/// Locks: the row of the workflow. SKIP LOCKED skips a row that a transaction holds.
 pub(super) const WAKE: &str = "\
 WITH given AS (
     SELECT $1::bigint AS workflow, $2::text AS why, CASE WHEN $3::bigint > 0
@@ -275,7 +293,8 @@ WITH given AS (
     DELETE FROM {archive} WHERE entry IN (SELECT entry FROM ended)
     RETURNING id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log
 ), back AS (
-    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, error, annotations, attempt_log)
+    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, error, annotations,
+        attempt_log)
     SELECT id, q_name, data, enqueued_at, given.at, expected_at, priority, error,
         coalesce(annotations, '{}') - 'wake' || jsonb_strip_nulls(jsonb_build_object('wake', given.why)), attempt_log
     FROM (SELECT * FROM waiting UNION ALL SELECT * FROM gone) AS workflow, given
@@ -283,11 +302,11 @@ WITH given AS (
 )
 SELECT EXISTS (SELECT FROM back)";
 
-/// Locks the workflows of the archived jobs whose places are in `wanted`, and returns the number of those that another session has
-/// replaced meanwhile: these are not locked.
+/// Locks the workflows of the archived jobs whose places are in `wanted`, and returns the number of those that
+/// another session has replaced meanwhile: these are not locked.
 ///
-/// A requeue must see what a decision or maintenance that holds the workflow has done. Order: by id. Locks: the rows of the
-/// workflows. Waits for these sessions.
+/// A requeue must see what a decision or maintenance that holds the workflow has done. Order: by id. Locks: the rows
+/// of the workflows. Waits for these sessions.
 macro_rules! locked_workflows {
     () => {
         "own AS MATERIALIZED (
@@ -306,8 +325,10 @@ macro_rules! locked_workflows {
     };
 }
 
-/// Takes from the archive the entries in `claimed` that are requeued. `undone` has the other ones: jobs of workflows that are
-/// being undone or have been, which run again with their workflows.
+/// Deletes the entries in `claimed` from the archive, as `gone`, so that they can be requeued.
+///
+/// Jobs of workflows that are being undone, or have been, stay in the archive, as `undone`. They run again together
+/// with all jobs of their workflows.
 macro_rules! gone_from_archive {
     () => {
         "own AS MATERIALIZED (
@@ -330,13 +351,18 @@ macro_rules! gone_from_archive {
     };
 }
 
-/// Lets the follow-ups wait again for requeued jobs that wait for them, and wakes their workflows and those of `undone` jobs. `gone`
-/// has the archived rows of the requeued jobs. `run_again` has the entries of those `undone` jobs whose workflows are woken.
+/// Lets follow-ups wait again for the requeued jobs, whose archived rows are in `gone`. Makes the workflows of these
+/// jobs and of the jobs in `undone` due. `run_again` has the entries of the `undone` jobs whose workflows are due
+/// now.
 ///
-/// A call that undoes another job does not wake its workflow: it is only repeated. Neither does a job that was added to it. What a
-/// workflow is due for already, such as its cancellation, stays. An end that is not noted yet is locked, too, so that maintenance does
-/// not note it before the transaction ends. Locks: the rows of what is waited for, which wait for maintenance that notes
-/// an end, and the rows of the workflows. SKIP LOCKED passes those that a transaction holds.
+/// A workflow does not become due for a call that undoes another job, because that is only repeated, nor for a job that
+/// was added to it. If a workflow is due already, for example because of its cancellation, that reason stays.
+///
+/// Maintenance could note the earlier end of a requeued job before this transaction ends. So the rows of ends that are
+/// not noted yet are updated, too, and maintenance skips them.
+///
+/// Locks: the rows of waits, where it waits for maintenance that notes an end, and the rows of the workflows. SKIP
+/// LOCKED skips workflows that a transaction holds.
 macro_rules! reopened {
     () => {
         "reopened AS (
@@ -376,14 +402,15 @@ macro_rules! reopened {
     };
 }
 
-/// The annotations of a requeued job. That of a workflow notes that it was.
+/// The annotations of a requeued job. A workflow is a job, too, and notes that it was requeued.
 macro_rules! requeued_annotations {
     () => {
-        "CASE WHEN q_name = {workflows} THEN coalesce(annotations, '{}') || jsonb_build_object('wake', 'retry') ELSE annotations END"
+        "CASE WHEN q_name = {workflows}
+            THEN coalesce(annotations, '{}') || jsonb_build_object('wake', 'retry') ELSE annotations END"
     };
 }
 
-/// Makes the waiting workflows in `free` due, whose cancellation is requested, instead of archiving them.
+/// Makes the waiting workflows in `free` due to be cancelled, instead of archiving them: they cancel their jobs first.
 macro_rules! cancelled_workflows {
     () => {
         "waiting_workflows AS (
