@@ -71,7 +71,6 @@ mod payload;
 mod put_counts;
 mod queue;
 mod record;
-mod registry;
 mod retention;
 mod step;
 mod stop;
@@ -82,6 +81,7 @@ mod wait;
 mod wake_signal;
 mod when;
 mod worker;
+mod worker_info;
 mod workflow;
 
 pub use annotations::{Annotations, Trace};
@@ -120,7 +120,6 @@ pub use payload::{Payload, PayloadLimits};
 pub use put_counts::{NotStored, PUT_COUNTS_INTERVAL, may_have_counted};
 pub use queue::{BoundQueue, Decoded, Iter, Pq, Queue};
 pub use record::{JobRecord, JobState};
-pub use registry::{Heartbeat, HeartbeatReply, WorkerId, WorkerInfo};
 pub use retention::{MaintenanceReport, Retention};
 pub use step::{SentSignal, StepKind, StepRecord};
 pub use stop::StopMode;
@@ -131,6 +130,7 @@ pub use wait::Wait;
 pub use wake_signal::{Passed, WakeSignal};
 pub use when::{IntoWhen, TimeError, When};
 pub use worker::{Attempt, AttemptFuture, Control, Report, Running, Status, Worker};
+pub use worker_info::{Heartbeat, HeartbeatReply, WorkerId, WorkerInfo};
 pub use workflow::{
     Edge, OnFailure, WORKFLOWS, Workflow, WorkflowGraph, WorkflowJob, WorkflowNode, WorkflowPut, WorkflowTask,
 };

@@ -1,15 +1,21 @@
 //! When a worker runs maintenance.
 //!
+//! A run puts the periodic jobs that are due, and searches for expired leases and for jobs whose end others wait for.
+//!
 //! A search for expired leases may have to read the dead tuples of all leases that have ended. While a long-running
 //! snapshot can see them, PostgreSQL cannot remove them, and each search becomes slower. So after a slow search that
-//! found nothing, which is nearly every one, the next search waits. Periodic jobs are put at each run all the same.
+//! found nothing, which is nearly every one, the next search waits.
+//!
+//! A follow-up shall start soon after the last job that it waits for. So while jobs wait for others, a run is due soon
+//! after jobs of this worker have ended: at once if no other one ends for a while, because it may be the last one, and
+//! after a pause while others go on ending.
 
 use std::time::{Duration, Instant};
 
 use crate::MaintenanceReport;
 
-/// Searches that find nothing take at most one part in this many of the time.
-const MAX_SEARCH_SHARE: u32 = 40;
+/// A search that finds nothing is followed by a pause of this many times its duration.
+const SEARCH_PAUSE_FACTOR: u32 = 40;
 
 /// The interval at which the next ticks of all periodic jobs are compared with the store's clock.
 #[cfg(feature = "cron")]
@@ -18,14 +24,15 @@ const CHECK_TICKS_EVERY: Duration = Duration::from_secs(60);
 /// The longest pause after a search. A single slow search may only have been held up.
 const MAX_SEARCH_PAUSE: Duration = Duration::from_secs(10);
 
-/// The interval at which a worker looks whether its jobs have ended, while jobs wait for others and its own go on
-/// ending.
+/// While jobs wait for others: the interval of runs as long as jobs of this worker go on ending.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The time after which it looks if no other job of it has ended. The last job of a batch is followed by none.
+/// While jobs wait for others: a run is due if no other job of this worker has ended for this time. The job that ended
+/// last may be the last one of its batch.
 const QUIET: Duration = Duration::from_millis(5);
 
-/// The time after which a worker whose jobs do not end is not asked every [`QUIET`] whether one has ended.
+/// If no job of this worker has ended for this time, the number of ended jobs is checked every [`LOOK_EVERY`] and not
+/// every [`QUIET`].
 const ASK_QUICKLY_FOR: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -35,16 +42,16 @@ pub(super) struct MaintenanceSchedule {
     last: Option<Instant>,
     /// The earliest time of the next search for expired leases.
     search_at: Option<Instant>,
-    /// While jobs wait for others: the earliest time of the next run that looks whether those have ended, and the
-    /// earliest if no other has ended for a while.
+    /// The earliest time of the next run while jobs go on ending, and while none ends. `None` if no job waits for
+    /// others.
     look_at: Option<(Instant, Instant)>,
-    /// How many jobs of this worker have ended, had ended when it last looked at all jobs that wait, and when it
-    /// began to.
+    /// How many jobs of this worker have ended, and when the number last grew.
     ended: u64,
-    looked_at: u64,
-    looking_since: Option<u64>,
-    /// When the last of them was found to have ended.
     ended_at: Option<Instant>,
+    /// How many had ended before the last runs that together looked at all jobs that wait for others.
+    looked_at: u64,
+    /// How many had ended before the first of such runs, if they have not looked at all yet.
+    looking_since: Option<u64>,
     /// When the next ticks of the periodic jobs were last compared with the clock.
     #[cfg(feature = "cron")]
     ticks_checked_at: Option<Instant>,
@@ -59,16 +66,15 @@ impl MaintenanceSchedule {
             search_at: None,
             look_at: None,
             ended: 0,
+            ended_at: None,
             looked_at: 0,
             looking_since: None,
-            ended_at: None,
             #[cfg(feature = "cron")]
             ticks_checked_at: None,
         }
     }
 
-    /// Returns the time until the next run, or until it must be asked again whether jobs have ended for which others
-    /// wait.
+    /// Returns the time until the next run, or until [`Self::look_for_follow_ups`] must be called again.
     pub(super) fn due_in(&self, now: Instant) -> Duration {
         let run = self
             .last
@@ -84,7 +90,8 @@ impl MaintenanceSchedule {
         self.ended_at.is_some_and(|at| now.saturating_duration_since(at) < time)
     }
 
-    /// Makes the next run due if jobs of this worker have ended for which others may wait.
+    /// Makes the next run due if jobs of this worker have ended for which others may wait. `ended` is how many jobs of
+    /// this worker have ended.
     pub(super) fn look_for_follow_ups(&mut self, ended: u64, now: Instant) {
         if self.ended != ended {
             (self.ended, self.ended_at) = (ended, Some(now));
@@ -96,7 +103,7 @@ impl MaintenanceSchedule {
         }
     }
 
-    /// Records whether jobs wait for others, after a run that took so long. The pause after it is at least as long.
+    /// Records whether jobs wait for others, after a run that took this long. The pause after it is at least as long.
     pub(super) fn record_waits(&mut self, report: &MaintenanceReport, took: Duration, now: Instant) {
         let since = self.looking_since.unwrap_or(self.ended);
         self.looking_since = report.waits_left.then_some(since);
@@ -125,7 +132,8 @@ impl MaintenanceSchedule {
 
     /// Records how long a search took. After one that found something there may be more to find at once.
     pub(super) fn record_search(&mut self, took: Duration, found: bool, now: Instant) {
-        self.search_at = (!found).then(|| now + took.saturating_mul(MAX_SEARCH_SHARE).min(MAX_SEARCH_PAUSE));
+        self.search_at =
+            (!found).then(|| now + took.saturating_mul(SEARCH_PAUSE_FACTOR).min(MAX_SEARCH_PAUSE));
     }
 
     /// Records the end of a run. If there may be more expired leases, the next run is due at once.

@@ -1,9 +1,22 @@
 //! Workers: threads that take jobs and run their handlers.
 //!
-//! The modules from the leaves up: statistics, thread slots and progress hold what threads do and have done.
-//! `worker_run` ties the state of one run together. `leased_batch` and `transactional_batch` run the two kinds of
-//! batch, with `run_handler` and `settling` below them. `poll` chooses a queue and `threads` loops over polls.
-//! `lease_keeper` and `maintenance` each run in a thread of their own.
+//! | what | module |
+//! |---|---|
+//! | the threads, and the end of a run | `threads` |
+//! | the loop of a thread that runs blocking handlers | `threads`, with `poll` for one poll of the queues |
+//! | the thread that serves asynchronous handlers | `async_jobs` |
+//! | which idle thread waits for jobs | `wait_turn` |
+//! | which queue is polled next | `queue_set` |
+//! | how many jobs are taken at a time | `batch_sizer`, `take_limiter`, and `sharing` for transactional handlers |
+//! | running a batch under a lease, or in a transaction | `leased_batch`, `transactional_batch` |
+//! | finding and running the handler of a job, and its outcome | `prepared_job`, `run_handler` |
+//! | storing outcomes | `settling` |
+//! | extending leases, and heartbeats | `lease_keeper`, `heartbeat` |
+//! | returning expired leases, periodic jobs, pruning | `maintenance`, `maintenance_schedule` |
+//! | progress and log lines of handlers | `sending_notes` |
+//! | status and counters | `progress`, `thread_slots`, `statistics`, `status`, `tally`, `counting` |
+//!
+//! `worker_run` has what the threads of one run share.
 
 mod async_jobs;
 mod batch;

@@ -131,7 +131,7 @@ pub(super) const LIST: &str = concat!(
 /// Moves jobs that are neither leased nor locked. $1 from, $2 to, $3 jobs, or null for all.
 ///
 /// A job whose unique key is in use in the other queue, or in an uncommitted put, stays. Locks: the rows of the jobs.
-/// SKIP LOCKED passes jobs that transactions have taken. No lock is waited for longer than for a moment.
+/// SKIP LOCKED skips jobs that transactions have taken. No lock is waited for longer than for a moment.
 pub(super) const MOVE_JOBS: &str = "\
 WITH locked AS MATERIALIZED (
     SELECT ctid, id, unique_key FROM {jobs}
@@ -164,7 +164,7 @@ pub(super) const DEREGISTER: &str = "DELETE FROM {workers} WHERE id = $1";
 
 /// Deletes workers without a recent heartbeat. $1 longest silence in microseconds.
 ///
-/// SKIP LOCKED passes a worker whose heartbeat is being written.
+/// SKIP LOCKED skips a worker whose heartbeat is being written.
 pub(super) const FORGET_WORKERS: &str = "\
 DELETE FROM {workers} WHERE id IN (
     SELECT id FROM {workers}
@@ -218,7 +218,7 @@ WHERE name = $4 RETURNING name";
 
 /// Locks the first due schedule by name. $1 name of the schedule before it, or an empty text.
 ///
-/// SKIP LOCKED passes those that another session is processing.
+/// SKIP LOCKED skips those that another session is processing.
 pub(super) const DUE_CRON: &str = "\
 SELECT name, expression, time_zone, q_name, data::text, priority, catch_up, paused, next_at, last_at, failures, error,
     paused_at, paused_by

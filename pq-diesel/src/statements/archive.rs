@@ -27,7 +27,7 @@ INSERT INTO {counters} (q_name, task, counts) SELECT q_name, {task}, json_build_
 
 /// Archives a job that is neither leased nor locked as cancelled, and counts it. $1 queue, $2 job.
 ///
-/// A workflow is only made due: it cancels its jobs first. /// Locks: the row of the job. SKIP LOCKED passes a job that a transaction has taken.
+/// A workflow is only made due: it cancels its jobs first. /// Locks: the row of the job. SKIP LOCKED skips a job that a transaction has taken.
 pub(super) const CANCEL_WAITING: &str = concat!(
     "\
 WITH free AS MATERIALIZED (
@@ -86,7 +86,7 @@ WITH wanted AS MATERIALIZED (
 ///
 /// A job is passed if its unique key belongs to a job that waits or runs or is in an uncommitted put, or if a job of its
 /// id waits or runs. Of several with the same id the newest is requeued: an id that is named means the job that ended last,
-/// also if it is done. Of several with the same unique key the one with the lowest id is requeued. Order: by id. Locks: the archived rows. SKIP LOCKED passes jobs that another session requeues or
+/// also if it is done. Of several with the same unique key the one with the lowest id is requeued. Order: by id. Locks: the archived rows. SKIP LOCKED skips jobs that another session requeues or
 /// prunes.
 pub(super) const REQUEUE: &str = concat!(
     "\
@@ -136,7 +136,7 @@ WHERE q_name = $1 AND outcome = $2 AND ended_at <= statement_timestamp() - $3 * 
 
 /// Deletes up to 10,000 archived jobs of any queue. $1 outcome, $2 least age in microseconds.
 ///
-/// A job stays whose outcome a follow-up does not know yet, and one of a workflow that has not ended. Order: the oldest first. SKIP LOCKED passes rows that another session
+/// A job stays whose outcome a follow-up does not know yet, and one of a workflow that has not ended. Order: the oldest first. SKIP LOCKED skips rows that another session
 /// has locked.
 pub(super) const PRUNE_ALL: &str = "\
 DELETE FROM {archive} WHERE ctid = ANY (ARRAY(
@@ -149,7 +149,7 @@ DELETE FROM {archive} WHERE ctid = ANY (ARRAY(
 
 /// Deletes the jobs of a queue that are neither leased nor locked. $1 queue.
 ///
-/// Locks: the rows of the jobs. SKIP LOCKED passes jobs that transactions have taken, and unique keys that an open put moves
+/// Locks: the rows of the jobs. SKIP LOCKED skips jobs that transactions have taken, and unique keys that an open put moves
 /// to another job.
 pub(super) const CLEAR: &str = "\
 WITH free AS MATERIALIZED (

@@ -15,7 +15,7 @@ WHERE $1::bigint IS NULL OR id < $1 ORDER BY id DESC LIMIT $2";
 
 /// Deletes up to 10,000 entries. $1 least age in microseconds.
 ///
-/// Order: the oldest first. SKIP LOCKED passes entries that another session has locked.
+/// Order: the oldest first. SKIP LOCKED skips entries that another session has locked.
 pub(super) const PRUNE_AUDIT: &str = "\
 DELETE FROM {audit} WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM {audit} WHERE at <= statement_timestamp() - $1 * interval '1 microsecond'

@@ -11,6 +11,7 @@ mod explain;
 mod filter;
 mod follow_ups;
 mod limits;
+mod maintenance;
 mod metrics;
 mod names;
 mod notes;
@@ -193,11 +194,11 @@ impl Statements {
             complete_limited: statement(settle::COMPLETE_LIMITED),
             settle_leased: statement(settle::SETTLE_LEASED),
             extend: statement(settle::EXTEND),
-            maintenance_lock: statement(settle::MAINTENANCE_LOCK),
-            needs_maintenance: statement(settle::NEEDS_MAINTENANCE),
-            expired_leases: statement(settle::EXPIRED_LEASES),
-            return_expired: statement(settle::RETURN_EXPIRED),
-            forget_settled: statement(settle::FORGET_SETTLED),
+            maintenance_lock: statement(maintenance::MAINTENANCE_LOCK),
+            needs_maintenance: statement(maintenance::NEEDS_MAINTENANCE),
+            expired_leases: statement(maintenance::EXPIRED_LEASES),
+            return_expired: statement(maintenance::RETURN_EXPIRED),
+            forget_settled: statement(maintenance::FORGET_SETTLED),
             steps: statement(steps::STEPS),
             keep_step: statement(steps::KEEP_STEP),
             prepare_wait: statement(steps::PREPARE_WAIT),

@@ -4,7 +4,7 @@
 //! jobs. Each statement returns how many jobs were selected, the position of the last, how many of them were changed, and
 //! the queues into which jobs came.
 //!
-//! Jobs are selected without a lock, and then SKIP LOCKED passes those that transactions hold. No lock is waited for
+//! Jobs are selected without a lock, and then SKIP LOCKED skips those that transactions hold. No lock is waited for
 //! longer than for a moment.
 
 use super::filter::{
@@ -75,7 +75,7 @@ macro_rules! chosen_archived {
     };
 }
 
-/// Releases the unique keys of the jobs in `gone`. SKIP LOCKED passes keys that an open put moves to another job.
+/// Releases the unique keys of the jobs in `gone`. SKIP LOCKED skips keys that an open put moves to another job.
 macro_rules! cleared {
     () => {
         "unclaimed AS MATERIALIZED (

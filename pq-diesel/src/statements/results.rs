@@ -32,7 +32,7 @@ LIMIT 1";
 /// Notes that the end of a waiting job is awaited. Returns its queue, or no row if no such job can be locked. $1 job.
 ///
 /// Only an insert fires the trigger that notifies waiting sessions, so the row is not updated: a take may have
-/// skipped the job because this statement had locked it. Locks: the row of the job. SKIP LOCKED passes one that a
+/// skipped the job because this statement had locked it. Locks: the row of the job. SKIP LOCKED skips one that a
 /// transaction holds.
 pub(super) const AWAIT_WAITING: &str = "\
 WITH free AS MATERIALIZED (
@@ -51,7 +51,7 @@ RETURNING q_name";
 ///
 /// The lock excludes transactions that settle jobs of the lease, and those that come later see the changed row. The
 /// job may have been settled between the snapshot and the lock, so the caller looks again. Locks: the row of the
-/// lease. SKIP LOCKED passes one of which a transaction settles jobs.
+/// lease. SKIP LOCKED skips one of which a transaction settles jobs.
 pub(super) const AWAIT_LEASED: &str = "\
 WITH free AS MATERIALIZED (
     SELECT id FROM {leases} AS lease

@@ -16,10 +16,10 @@ use crate::connection::blocking;
 use crate::prepared::{Statement, Value};
 use crate::rows::{PredecessorRow, PredecessorSql, WaitRow, WaitSql};
 
-/// The number of jobs that one run of maintenance looks up.
+/// The maximum number of waits that one run of maintenance looks up.
 const MAX_WAITS: i64 = 10_000;
 
-/// The number of times that workflows are locked which other sessions replace meanwhile.
+/// How often workflows are locked again because other sessions have replaced their rows.
 const MAX_LOCKS: usize = 20;
 
 /// A position before all waits.
@@ -128,7 +128,7 @@ impl PgStore {
         Ok(ids.into_iter().map(JobId).collect())
     }
 
-    /// Makes follow-ups due that wait for no job. Takes of this handle find them.
+    /// Makes follow-ups due that wait for no more jobs. The next takes of this handle find them.
     pub async fn release_on(
         &self,
         conn: &mut impl SqlConnection,
@@ -141,7 +141,7 @@ impl PgStore {
         Ok(())
     }
 
-    /// Lets takes of this handle find jobs that came into these queues.
+    /// Has the next takes of this handle begin at the start of these queues, because jobs have come into them.
     fn forget_queues(&self, queues: &[String]) {
         for queue in queues.iter().filter_map(|queue| QueueName::new(queue).ok()) {
             self.fast_path.forget_position(&queue);
@@ -226,7 +226,7 @@ impl PgStore {
         self.list_with(conn, &filter, count, false).await
     }
 
-    /// Returns how many jobs a job waits for, up to a number, and the first of them, if it waits for any.
+    /// Returns how many jobs a job waits for, at most `most`, and the first of them. `None` if it waits for none.
     pub(super) async fn open_waits(
         &self,
         conn: &mut impl SqlConnection,
@@ -239,7 +239,9 @@ impl PgStore {
         Ok((count > 0).then_some((count.unsigned_abs(), JobId(first))))
     }
 
-    /// Refuses jobs of batches that have ended, and jobs that wait for their own batch. The other batches do not end before the transaction does.
+    /// Checks the batches that the jobs join, and locks their follow-ups, so that no batch ends before the transaction.
+    ///
+    /// Refuses a job if its batch has ended, or if the job waits for its own batch.
     pub(super) async fn lock_batches(
         &self,
         conn: &mut impl SqlConnection,
@@ -248,7 +250,8 @@ impl PgStore {
         let batches: BTreeSet<i64> =
             jobs.iter().filter_map(|job| job.links.batch).map(|batch| batch.0).collect();
         for batch in batches {
-            // An operation that changes the follow-up replaces its row. The statement that waited for it does not see the new one.
+            // An operation that changes the follow-up replaces its row. A statement that waited for the old row does
+            // not see the new one, so it is run again.
             if !self.lock_batch(conn, batch).await? && !self.lock_batch(conn, batch).await? {
                 return Err(pq_core::Error::batch_ended(JobId(batch)).into());
             }
@@ -272,7 +275,8 @@ impl PgStore {
 
     /// Locks the workflows of jobs that are about to be requeued by one of the statements for that.
     ///
-    /// A session that decides about a workflow replaces its row, and the statement that waited for it does not see the new one.
+    /// A session that decides about a workflow replaces its row, and the statement that waited for it does not see
+    /// the new one.
     pub(super) async fn lock_workflows(
         &self,
         conn: &mut impl SqlConnection,
@@ -317,57 +321,81 @@ impl PgStore {
         Ok(())
     }
 
-    /// Looks which of the next jobs that follow-ups wait for have ended, and makes those due that wait for no other.
+    /// Ends waits for jobs that have ended: stores the outcomes, and makes follow-ups due or cancels them.
+    ///
+    /// Looks up a bounded number of waits, behind those of the last run.
     pub(super) async fn end_waits(
         &self,
         conn: &mut impl SqlConnection,
         report: &mut MaintenanceReport,
     ) -> Result<(), Error> {
-        let statements = &self.statements;
         let first = *self.waits_checked.lock().unwrap_or_else(PoisonError::into_inner);
         let values = [Value::BigInt(first.0), Value::BigInt(first.1), Value::BigInt(MAX_WAITS)];
-        let mut ended: Vec<WaitRow> = self.rows::<WaitSql, _>(conn, &statements.ended_waits, &values).await?;
+        let mut ended: Vec<WaitRow> =
+            self.rows::<WaitSql, _>(conn, &self.statements.ended_waits, &values).await?;
         let last = ended.pop_if(|wait| wait.read().is_some());
         let is_full = last.as_ref().and_then(WaitRow::read) == Some(MAX_WAITS);
         let next = last.as_ref().filter(|_| is_full).map_or(FIRST_WAIT, WaitRow::key);
         *self.waits_checked.lock().unwrap_or_else(PoisonError::into_inner) = next;
-        let values = [Value::BigInt(self.waits_forgotten.load(Ordering::Relaxed))];
-        let checked: Vec<(i64, i64)> =
-            self.rows::<(BigInt, BigInt), _>(conn, &statements.forget_waits, &values).await?;
-        let (last_checked, in_vain): (Vec<_>, Vec<_>) =
-            checked.into_iter().partition(|(_, is_last)| *is_last == 1);
-        self.waits_forgotten
-            .store(last_checked.first().map_or(i64::MIN, |(last, _)| *last), Ordering::Relaxed);
-        if !ended.is_empty() || !in_vain.is_empty() {
-            let (follow_ups, jobs): (Vec<i64>, Vec<i64>) = ended.iter().map(WaitRow::key).unzip();
-            let mut waiting = follow_ups.clone();
-            waiting.extend(in_vain.iter().map(|(follow_up, _)| *follow_up));
-            waiting.sort_unstable();
-            waiting.dedup();
-            let values = [Value::BigInts(waiting)];
-            let locked: Vec<i64> = self.rows::<BigInt, _>(conn, &statements.lock_follow_ups, &values).await?;
-            let values = [
-                Value::BigInts(follow_ups),
-                Value::BigInts(jobs),
-                Value::OptionalTexts(ended.iter().map(WaitRow::outcome).collect()),
-                Value::BigInts(locked.clone()),
-            ];
-            let failed: Vec<i64> = self.rows::<BigInt, _>(conn, &statements.mark_waits, &values).await?;
-            let values = [Value::BigInts(locked.clone())];
-            // Other follow-ups may wait for those that are cancelled.
-            report.more |= self.changed(conn, &statements.cancel_follow_ups, &values).await? > 0;
-            self.release_on(conn, &locked, &failed).await?;
+        let missed = self.forget_waits(conn).await?;
+        if !ended.is_empty() || !missed.is_empty() {
+            report.more |= self.store_outcomes(conn, &ended, &missed).await?;
         }
         report.more |= is_full && !ended.is_empty();
-        // The part before the position was not read. It is read in the next run.
+        // The waits before the position were not read. They are read in the next run.
         report.waits = last.is_some() || first != FIRST_WAIT;
         report.waits_left = is_full;
         Ok(())
     }
+
+    /// Deletes the waits of follow-ups that are gone. Returns follow-ups that wait although all of their jobs have
+    /// ended.
+    ///
+    /// Looks up a bounded number of follow-ups, behind those of the last run.
+    async fn forget_waits(&self, conn: &mut impl SqlConnection) -> Result<Vec<i64>, Error> {
+        let values = [Value::BigInt(self.waits_forgotten.load(Ordering::Relaxed))];
+        let rows: Vec<(i64, i64)> =
+            self.rows::<(BigInt, BigInt), _>(conn, &self.statements.forget_waits, &values).await?;
+        let (last, missed): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, is_last)| *is_last == 1);
+        let next = last.first().map_or(i64::MIN, |(follow_up, _)| *follow_up);
+        self.waits_forgotten.store(next, Ordering::Relaxed);
+        Ok(missed.into_iter().map(|(follow_up, _)| follow_up).collect())
+    }
+
+    /// Stores the outcomes of jobs. Then cancels or makes due the follow-ups of these jobs, and `missed` ones.
+    ///
+    /// Returns whether follow-ups were cancelled, because others may wait for them.
+    async fn store_outcomes(
+        &self,
+        conn: &mut impl SqlConnection,
+        ended: &[WaitRow],
+        missed: &[i64],
+    ) -> Result<bool, Error> {
+        let statements = &self.statements;
+        let (follow_ups, jobs): (Vec<i64>, Vec<i64>) = ended.iter().map(WaitRow::key).unzip();
+        let mut waiting = follow_ups.clone();
+        waiting.extend(missed);
+        waiting.sort_unstable();
+        waiting.dedup();
+        let values = [Value::BigInts(waiting)];
+        let locked: Vec<i64> = self.rows::<BigInt, _>(conn, &statements.lock_follow_ups, &values).await?;
+        let values = [
+            Value::BigInts(follow_ups),
+            Value::BigInts(jobs),
+            Value::OptionalTexts(ended.iter().map(WaitRow::outcome).collect()),
+            Value::BigInts(locked.clone()),
+        ];
+        let failed: Vec<i64> = self.rows::<BigInt, _>(conn, &statements.mark_waits, &values).await?;
+        let values = [Value::BigInts(locked.clone())];
+        let cancelled = self.changed(conn, &statements.cancel_follow_ups, &values).await?;
+        self.release_on(conn, &locked, &failed).await?;
+        Ok(cancelled > 0)
+    }
 }
 
-/// Returns the jobs that were there already, by the batch to which they are added. One of them may have ended before, and may
-/// have been requeued since.
+/// Returns the jobs that the puts have kept because of their unique keys, by the batches to which they are added.
+///
+/// Such a job may have ended before and be requeued by now, so its batch must wait for it again.
 fn kept_in_batches(jobs: &[NewJob], puts: &[Put]) -> BTreeMap<JobId, Vec<i64>> {
     let mut kept = BTreeMap::<JobId, Vec<i64>>::new();
     for (job, put) in jobs.iter().zip(puts).filter(|(_, put)| put.outcome != PutOutcome::Added) {

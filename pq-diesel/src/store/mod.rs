@@ -19,6 +19,7 @@ mod group_commit_tests;
 mod group_take;
 mod jobs;
 mod limits;
+mod maintenance;
 mod metrics;
 mod notes;
 mod operations;

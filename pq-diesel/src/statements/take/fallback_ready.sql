@@ -5,7 +5,7 @@
 -- whether the take raced and must be repeated, and whether the next statement must run.
 -- A row whose xmax is set was locked before by a transaction that did not commit. It is read before the row is locked.
 --
--- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
+-- Order: the index. Locks: the rows that are deleted. SKIP LOCKED skips rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. A row that another
 -- transaction has just updated is locked in its new version, which this snapshot cannot delete: the take has raced.
 WITH uncontrolled AS MATERIALIZED (

@@ -4,7 +4,7 @@
 -- Takes nothing if a job is due, or a key is free: its first job may precede the others. The recursion jumps through
 -- the index from one key to the next.
 --
--- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
+-- Order: the index. Locks: the rows that are deleted. SKIP LOCKED skips rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. The limit of
 -- the inner query is a number, so the plan depends on no parameter and is made once.
 -- The jobs move into one row of the leases, which is the result. Columns that few jobs have are gathered only if

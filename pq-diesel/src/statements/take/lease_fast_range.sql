@@ -7,7 +7,7 @@
 -- up to the last priority, one from there up to the last expected_at, and one from there up to the last id. The
 -- bounds are a query of their own only to name their types; it is never run.
 --
--- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
+-- Order: the index. Locks: the rows that are deleted. SKIP LOCKED skips rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once.
 -- The jobs move into one row of the leases, which is the result. Columns that few jobs have are gathered only if
 -- a job of the batch has one.

@@ -4,7 +4,7 @@
 -- Takes nothing if the queue has jobs outside of the index: due jobs, or jobs with a key. They may precede those in
 -- the index. All columns of the index ascend and none is null, so the comparison of rows begins the scan at the key.
 --
--- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
+-- Order: the index. Locks: the rows that are deleted. SKIP LOCKED skips rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. The limit of
 -- the inner query is a number, so the plan depends on no parameter and is made once.
 -- A setting of the transaction contains the token for exactly as long as the transaction holds the jobs.
