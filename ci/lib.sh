@@ -53,6 +53,15 @@ install_packages() {
     "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+# Prints the list of test binaries. ci/test has built them.
+list_binaries() {
+    if [ -n "${job_logs:-}" ]; then
+        cat "$job_logs/binaries"
+    else
+        python3 ci/test-binaries --features pq-testing/wheel
+    fi
+}
+
 # Installs a tool with cargo, in this version, below target/. Sets tool_path.
 #
 # It is built without optimisation: each tool runs for a few seconds, and an optimised build takes minutes.

@@ -7,9 +7,10 @@ use std::process::{Command, Stdio};
 
 use catalog::catalog;
 use diesel::connection::SimpleConnection;
+use diesel::migration::MigrationVersion;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use diesel_migrations::MigrationHarness;
+use diesel_migrations::{FileBasedMigrations, MigrationHarness};
 use pq_diesel::Pq;
 use pq_diesel::admin::MIGRATIONS;
 use pq_testing::{Database, Server};
@@ -227,6 +228,36 @@ fn a_table_that_pq_did_not_create_is_refused_and_unchanged() -> Outcome {
     assert_eq!(catalog(&mut conn)?, before);
     let jobs: i64 = diesel::dsl::sql::<BigInt>("SELECT count(*) FROM pq.queue").get_result(&mut conn)?;
     assert_eq!(jobs, 1);
+    Ok(())
+}
+
+/// The steps of `diesel migration run`, `redo` and `revert`: the diesel CLI calls the same functions of diesel_migrations.
+#[test]
+fn the_diesel_cli_runs_redoes_and_reverts_the_files() -> Outcome {
+    const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations");
+    let database = database()?;
+    let mut conn = database.connect()?;
+    let files = FileBasedMigrations::from_path(PATH)?;
+    let versions = |run: Vec<MigrationVersion<'_>>| run.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let run = |conn: &mut PgConnection| conn.run_pending_migrations(files.clone()).map(versions);
+    let revert = |conn: &mut PgConnection| conn.revert_all_migrations(files.clone()).map(versions);
+    let failed = |error: Box<dyn Error + Send + Sync>| error.to_string();
+    // The harness creates the table in which it records versions, and keeps it.
+    conn.applied_migrations().map_err(failed)?;
+    let before = catalog(&mut conn)?;
+    assert_eq!(run(&mut conn).map_err(failed)?, VERSIONS);
+    let made = catalog(&mut conn)?;
+    assert_eq!(revert(&mut conn).map_err(failed)?, VERSIONS);
+    assert_eq!(catalog(&mut conn)?, before, "a revert left objects");
+    assert_eq!(run(&mut conn).map_err(failed)?, VERSIONS);
+    assert_eq!(catalog(&mut conn)?, made);
+    // The library creates the same, and a table of versions.
+    let by_library = self::database()?;
+    let mut conn = by_library.connect()?;
+    named(&by_library, "pq", "queue")?.migrate_on(&mut conn)?;
+    conn.batch_execute("DROP TABLE pq.queue_migrations")?;
+    conn.applied_migrations().map_err(failed)?;
+    assert_eq!(catalog(&mut conn)?, made);
     Ok(())
 }
 

