@@ -36,6 +36,16 @@ postgres_bin() {
     fi
 }
 
+# Prints the path of psql.
+psql_path() {
+    command -v psql || echo "$(postgres_bin)/psql"
+}
+
+# Prints the URL of a database on the server of the tests.
+database_url() {
+    sed -E "s|(://[^/]*)/[^?]*|\1/$1|" <<<"$PQ_TEST_DATABASE_URL"
+}
+
 # Installs Debian packages.
 install_packages() {
     [ $# -gt 0 ] || return 0

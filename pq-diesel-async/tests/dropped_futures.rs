@@ -1,6 +1,9 @@
 //! Each future of the handle is dropped at every await. No job is lost, no lease outlives its time, and no connection
 //! returns to the pool in a transaction.
 
+#[path = "../../pq-diesel/tests/common/migrated.rs"]
+mod migrated;
+
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
@@ -10,7 +13,9 @@ use diesel::sql_types::BigInt;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use pq_diesel::Operation;
 use pq_diesel_async::{Error, Filter, Job, Outcome, Pq, PutOptions, Queue, Retention, Task, Wait, Worker};
-use pq_testing::{Database, Server};
+use pq_testing::Database;
+
+use self::migrated::migrated;
 
 type TestResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
@@ -27,10 +32,9 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        let database = Server::shared().expect("a server").database().expect("a database");
+        let database = migrated();
         // With one connection, one that was returned in a transaction or with an unread answer meets the next call.
         let pq = Pq::builder().url(database.url()).pool_size(1).build().expect("a handle");
-        pq.migrate().await.expect("a table");
         let conn = AsyncPgConnection::establish(database.url()).await.expect("a connection");
         let apples = pq.queue("apples").expect("a name");
         let eat = pq.queue("tasks").expect("a name").task("eat");

@@ -1,5 +1,8 @@
 //! The handle, its queues and its tasks, from asynchronous tasks that may move between threads.
 
+#[path = "../../pq-diesel/tests/common/migrated.rs"]
+mod migrated;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,14 +12,15 @@ use diesel::sql_types::BigInt;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_core::Stream;
 use pq_diesel_async::{Error, Job, Outcome, Pq, PutOptions, Wait, Worker};
-use pq_testing::{Database, Server};
+use pq_testing::Database;
+
+use self::migrated::migrated;
 
 type TestResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 async fn fresh() -> (Database, Pq) {
-    let database = Server::shared().expect("a server").database().expect("a database");
+    let database = migrated();
     let pq = Pq::builder().url(database.url()).build().expect("a handle");
-    pq.migrate().await.expect("a table");
     (database, pq)
 }
 

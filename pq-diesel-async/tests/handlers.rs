@@ -1,5 +1,8 @@
 //! What becomes of the jobs of asynchronous handlers: outcomes, lost leases, and transactions that are not ended.
 
+#[path = "../../pq-diesel/tests/common/migrated.rs"]
+mod migrated;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,15 +10,16 @@ use std::time::Duration;
 use diesel::sql_types::BigInt;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use pq_diesel_async::{Backoff, Error, Failure, JobState, Outcome, Pq, Retention, Wait, Worker};
-use pq_testing::{Database, Server};
+use pq_testing::Database;
 use tokio::sync::Notify;
+
+use self::migrated::migrated;
 
 type TestResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 async fn fresh() -> (Database, Pq, AsyncPgConnection) {
-    let database = Server::shared().expect("a server").database().expect("a database");
+    let database = migrated();
     let pq = Pq::builder().url(database.url()).build().expect("a handle");
-    pq.migrate().await.expect("a table");
     let conn = AsyncPgConnection::establish(database.url()).await.expect("a connection");
     (database, pq, conn)
 }

@@ -1,14 +1,19 @@
 //! Waiting for results without a thread, and what asynchronous handlers note.
 
+#[path = "../../pq-diesel/tests/common/migrated.rs"]
+mod migrated;
+
 use std::time::Duration;
 
 use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 use pq_diesel_async::{
     CallOptions, Error, JobLogLayer, JobResult, LogLevel, Outcome, Pq, Progress, StopMode, Wait, Worker,
 };
-use pq_testing::{Database, Server};
+use pq_testing::Database;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use self::migrated::migrated;
 
 type TestResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
@@ -17,9 +22,8 @@ const LONG: Duration = Duration::from_secs(120);
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn fresh() -> (Database, Pq) {
-    let database = Server::shared().expect("a server").database().expect("a database");
+    let database = migrated();
     let pq = Pq::builder().url(database.url()).pool_size(2).poll_interval(LONG).build().expect("a handle");
-    pq.migrate().await.expect("a table");
     (database, pq)
 }
 

@@ -1,5 +1,8 @@
 //! Asynchronous handlers that take, write and complete in one transaction.
 
+#[path = "../../pq-diesel/tests/common/migrated.rs"]
+mod migrated;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,17 +12,18 @@ use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use pq_core::{Codec, CodecError, Isolation};
 use pq_diesel_async::{Backoff, Error, JobState, Outcome, Pq, StopMode, Worker};
-use pq_testing::{Database, Server};
+use pq_testing::Database;
 use tokio::sync::{Notify, Semaphore};
+
+use self::migrated::migrated;
 
 type TestResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
 async fn fresh() -> (Database, Pq, AsyncPgConnection) {
-    let database = Server::shared().expect("a server").database().expect("a database");
+    let database = migrated();
     let pq = Pq::builder().url(database.url()).build().expect("a handle");
-    pq.migrate().await.expect("a table");
     let mut conn = AsyncPgConnection::establish(database.url()).await.expect("a connection");
     conn.batch_execute("CREATE TABLE seen (what text, jobs bigint, leases bigint)").await.expect("a table");
     (database, pq, conn)

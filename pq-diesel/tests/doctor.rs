@@ -1,5 +1,8 @@
 //! `Pq::examine`: its findings, and what it leaves of the session.
 
+#[path = "common/migrated.rs"]
+mod migrated;
+
 use std::error::Error;
 use std::time::{Duration, SystemTime};
 
@@ -13,9 +16,8 @@ use pq_testing::{Database, Server};
 type Outcome = Result<(), Box<dyn Error>>;
 
 fn migrated() -> Result<(Database, Pq), Box<dyn Error>> {
-    let database = Server::shared()?.database()?;
+    let database = migrated::migrated();
     let pq = Pq::connect(database.url())?;
-    pq.migrate()?;
     Ok((database, pq))
 }
 

@@ -1,9 +1,11 @@
 //! Random sequences of operations on the memory store and on PostgreSQL, on two connections with nested transactions.
 //! Both stores must give the same answers. `PQ_SEQUENCES` sets the number of sequences and makes them new each time.
 
+#[path = "common/migrated.rs"]
+mod migrated;
+
 use std::env;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
@@ -14,9 +16,11 @@ use pq_core::{
     When,
 };
 use pq_diesel::Pq;
-use pq_testing::{Database, Server};
+use pq_testing::Database;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use self::migrated::migrated;
 
 /// One operation on one of two connections.
 #[derive(Clone, Debug)]
@@ -300,14 +304,23 @@ fn answers<S: Store>(store: &S, mut conns: [S::Conn; 2], steps: &[Step]) -> Vec<
     side.answers
 }
 
-fn compare(database: &Database, number: u32, steps: &[Step]) -> Result<(), TestCaseError> {
-    let pq = Pq::builder().table(&format!("queue_{number}")).build().expect("a handle");
+/// Deletes all that a sequence has left. The next job has the id 1 again, as in a new memory store.
+const EMPTY: &str = "DO $$ DECLARE found regclass; BEGIN
+    FOR found IN SELECT oid FROM pg_class WHERE relnamespace = 'pq'::regnamespace AND relkind = 'r'
+        AND relname <> 'queue_migrations'
+    LOOP EXECUTE 'DELETE FROM ' || found; END LOOP;
+    PERFORM setval(oid::regclass, 1, false) FROM pg_class
+        WHERE relnamespace = 'pq'::regnamespace AND relkind = 'S';
+END $$";
+
+fn compare(database: &Database, steps: &[Step]) -> Result<(), TestCaseError> {
+    let pq = Pq::detached();
     let mut conns = [0, 1].map(|_| database.connect().expect("a connection"));
     for conn in &mut conns {
         // A connection that waits for the other one would wait forever.
         conn.batch_execute("SET lock_timeout TO '10s'").expect("a setting");
     }
-    pq.migrate_on(&mut conns[0]).expect("a table");
+    conns[0].batch_execute(EMPTY).expect("empty tables");
     let on_postgres = answers(pq.store(), conns, steps);
     let memory = MemoryStore::new();
     let in_memory = answers(&memory, [memory.connect(), memory.connect()], steps);
@@ -317,8 +330,7 @@ fn compare(database: &Database, number: u32, steps: &[Step]) -> Result<(), TestC
 
 #[test]
 fn both_stores_give_the_same_answers() {
-    let database = Server::shared().and_then(Server::database).expect("a database");
-    let number = AtomicU32::new(0);
+    let database = migrated();
     let cases = env::var("PQ_SEQUENCES").ok().map(|text| text.parse().expect("PQ_SEQUENCES is a number"));
     let config = Config {
         cases: cases.unwrap_or(150),
@@ -332,8 +344,6 @@ fn both_stores_give_the_same_answers() {
         None => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
     };
     runner
-        .run(&prop::collection::vec(step(), 1..40), |steps| {
-            compare(&database, number.fetch_add(1, Ordering::Relaxed), &steps)
-        })
+        .run(&prop::collection::vec(step(), 1..40), |steps| compare(&database, &steps))
         .unwrap_or_else(|found| panic!("{found}"));
 }

@@ -28,10 +28,10 @@ pub struct Database {
 }
 
 impl Database {
-    pub(crate) fn create(maintenance: &Conninfo, name: String) -> Result<Self, Error> {
+    pub(crate) fn create(maintenance: &Conninfo, name: String, template: &str) -> Result<Self, Error> {
         check_name(&name)?;
         let mut conn = maintenance.connect("the maintenance database")?;
-        create(&mut conn, &name)?;
+        create(&mut conn, &name, template)?;
         Ok(Self { conninfo: maintenance.with_database(&name), maintenance: maintenance.clone(), name })
     }
 
@@ -106,12 +106,12 @@ fn check_name(name: &str) -> Result<(), Error> {
     Err(Error::DatabaseName { name: name.to_owned(), reason })
 }
 
-fn create(conn: &mut PgConnection, name: &str) -> Result<(), Error> {
+fn create(conn: &mut PgConnection, name: &str, template: &str) -> Result<(), Error> {
     let mut tries = 0;
     loop {
-        match CreateDatabase(name).execute(conn) {
+        match (CreateDatabase { name, template }).execute(conn) {
             Ok(_) => return Ok(()),
-            Err(error) if tries < TRIES && met_another(&error) => {
+            Err(error) if tries < TRIES && met_another(&error, template) => {
                 tries += 1;
                 thread::sleep(Duration::from_millis(20) * 2u32.pow(tries));
             }
@@ -124,21 +124,28 @@ fn create(conn: &mut PgConnection, name: &str) -> Result<(), Error> {
 
 /// "source database "template0" is being accessed by other users", in whatever language: the name
 /// is in it in all of them. (diesel does not pass the SQLSTATE on.)
-fn met_another(error: &QueryError) -> bool {
-    matches!(error, QueryError::DatabaseError(_, info) if info.message().contains("template0"))
+fn met_another(error: &QueryError, template: &str) -> bool {
+    matches!(error, QueryError::DatabaseError(_, info) if info.message().contains(template))
 }
 
-/// Copies `template0`, because it accepts no connections and is unmodified: a connection to the template
+/// The template of empty databases, because it accepts no connections and is unmodified: a connection to the template
 /// would make `CREATE DATABASE` fail.
+pub(crate) const EMPTY: &str = "template0";
+
 #[derive(Debug, Clone, Copy)]
-struct CreateDatabase<'a>(&'a str);
+struct CreateDatabase<'a> {
+    name: &'a str,
+    template: &'a str,
+}
 
 impl QueryFragment<Pg> for CreateDatabase<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.unsafe_to_cache_prepared();
         out.push_sql("CREATE DATABASE ");
-        out.push_identifier(self.0)?;
-        out.push_sql(" TEMPLATE template0 ENCODING 'UTF8'");
+        out.push_identifier(self.name)?;
+        out.push_sql(" TEMPLATE ");
+        out.push_identifier(self.template)?;
+        out.push_sql(" ENCODING 'UTF8'");
         Ok(())
     }
 }

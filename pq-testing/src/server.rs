@@ -107,7 +107,19 @@ impl Server {
     /// [`Error::Connect`] if the server does not answer, [`Error::Statement`] if it refuses, as it
     /// does to a user without `CREATEDB`.
     pub fn database(&self) -> Result<Database, Error> {
-        Database::create(&self.conninfo, database::fresh_name()?)
+        Database::create(&self.conninfo, database::fresh_name()?, database::EMPTY)
+    }
+
+    /// Creates a copy of another database of this server; as [`database`](Self::database) otherwise.
+    ///
+    /// For many tests that need the same tables: the copy takes less time than the migrations. No session may be connected
+    /// to the template. If one stays connected for some seconds, the call fails.
+    ///
+    /// # Errors
+    ///
+    /// As [`database`](Self::database).
+    pub fn database_like(&self, template: &str) -> Result<Database, Error> {
+        Database::create(&self.conninfo, database::fresh_name()?, template)
     }
 
     /// Creates a database with this name; as [`database`](Self::database) otherwise.
@@ -117,7 +129,7 @@ impl Server {
     /// [`Error::DatabaseName`] if PostgreSQL would reject or truncate the name. Otherwise as
     /// [`database`](Self::database), also if a database of that name exists.
     pub fn database_named(&self, name: &str) -> Result<Database, Error> {
-        Database::create(&self.conninfo, name.to_owned())
+        Database::create(&self.conninfo, name.to_owned(), database::EMPTY)
     }
 
     /// Stops a private cluster, keeps its data and its port, and returns when it has stopped.

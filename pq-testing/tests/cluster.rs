@@ -109,6 +109,21 @@ fn sixteen_threads_create_isolated_databases_concurrently() {
 }
 
 #[test]
+fn a_copy_has_the_tables_of_its_template_and_a_content_of_its_own() {
+    let parent = parent();
+    let server = start(&private_in(parent.path()));
+    let template = server.database_named("the \"template\"").expect("a database");
+    run(&mut template.connect().expect("a connection"), "CREATE TABLE t AS SELECT 1 AS n");
+    let copies = [(); 2].map(|()| server.database_like(template.name()).expect("a copy"));
+    run(&mut copies[0].connect().expect("a connection"), "UPDATE t SET n = 2");
+    for (database, n) in [(&copies[0], "2"), (&copies[1], "1"), (&template, "1")] {
+        let mut conn = database.connect().expect("a connection");
+        assert_eq!(value(&mut conn, "(SELECT string_agg(n::text, ',') FROM t)"), n);
+    }
+    assert!(matches!(server.database_like("there is none"), Err(Error::Statement { .. })));
+}
+
+#[test]
 fn dropping_a_database_ends_its_sessions() {
     let parent = parent();
     let server = start(&private_in(parent.path()));

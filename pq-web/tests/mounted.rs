@@ -1,5 +1,8 @@
 //! A dashboard that an application mounts below a path of its own, over HTTP.
 
+#[path = "../../pq-diesel/tests/common/migrated.rs"]
+mod migrated;
+
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,7 +12,7 @@ use axum::extract::ConnectInfo;
 use axum::{Extension, Router};
 use diesel::connection::SimpleConnection;
 use pq_diesel::{Pq, Worker};
-use pq_testing::{Database, Server};
+use pq_testing::Database;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -19,9 +22,8 @@ type Outcome = Result<(), Box<dyn Error>>;
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn migrated() -> Result<(Database, Pq), Box<dyn Error>> {
-    let database = Server::shared()?.database()?;
+    let database = migrated::migrated();
     let pq = Pq::connect(database.url())?;
-    pq.migrate()?;
     Ok((database, pq))
 }
 

@@ -3,6 +3,9 @@
 // No test binary uses all of these helpers.
 #![allow(dead_code, unreachable_pub)]
 
+#[path = "../../../pq-diesel/tests/common/migrated.rs"]
+mod migrated;
+
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -13,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use pq_testing::{Database, Server};
+use pq_testing::Database;
 use serde_json::Value;
 
 /// The result of a test.
@@ -50,9 +53,7 @@ pub fn on(database: &Database, words: &[&str]) -> Command {
 
 /// A database with the tables. Creates them without a process, which would take longer.
 pub fn migrated() -> Result<Database, Box<dyn Error>> {
-    let database = Server::shared()?.database()?;
-    handle(&database)?.migrate()?;
-    Ok(database)
+    Ok(migrated::migrated())
 }
 
 /// Runs a command with this input.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of them")]
 
+mod migrated;
+
 use std::error::Error as StdError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,8 +12,10 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use pq_diesel::{Error, Pq, Queue};
-use pq_testing::{Database, Server};
+use pq_testing::Database;
 use serde_json::Value;
+
+use self::migrated::migrated;
 
 pub(crate) type Outcome = Result<(), Box<dyn StdError>>;
 
@@ -21,9 +25,7 @@ pub(crate) type Outcome = Result<(), Box<dyn StdError>>;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn database() -> Result<Database, Box<dyn StdError>> {
-    let database = Server::shared()?.database()?;
-    Pq::detached().migrate_on(&mut database.connect()?)?;
-    Ok(database)
+    Ok(migrated())
 }
 
 pub(crate) fn queue(database: &Database) -> Result<Queue<Value>, Error> {

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use pq_diesel::{Pq, Worker};
-use pq_testing::{Database, Server};
+use pq_testing::Database;
 use pq_web::Dashboard;
 use serde_json::{Value, json};
 use thirtyfour::prelude::*;
 use tokio::net::TcpListener;
+
+use crate::migrated::migrated;
 
 pub(crate) type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -29,9 +31,8 @@ pub(crate) struct Site {
 impl Site {
     /// Serves a dashboard with these settings on a new database.
     pub(crate) async fn start(set: impl FnOnce(Dashboard, &Pq) -> Dashboard) -> Outcome<Self> {
-        let database = Server::shared()?.database()?;
+        let database = migrated();
         let pq = Pq::builder().url(database.url()).pool_size(3).build()?;
-        pq.migrate()?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         // The machine is busy with other tests.

@@ -6,5 +6,7 @@
 mod actions;
 mod features;
 mod harness;
+#[path = "../../../pq-diesel/tests/common/migrated.rs"]
+mod migrated;
 mod pages;
 mod workflows;
