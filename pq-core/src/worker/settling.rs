@@ -1,11 +1,12 @@
 //! Settling: passing the outcomes of jobs to the store, and counting those that it accepted.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{fmt, mem, thread};
 
 use super::sending_notes::send_last;
+use super::statistics::ThreadStatistics;
 use super::status::Report;
 use super::tally::{EndedAttempt, Tally};
 use super::thread_slots::{FinishedJob, SettleRetries, ThreadSlot};
@@ -36,12 +37,25 @@ pub(super) fn give_back_buffer(slot: &ThreadSlot) {
 /// While the store refuses for a reason that may pass, for example because it cannot be reached, this tries again. The
 /// maintenance thread extends the lease meanwhile. This gives up when the worker aborts and a lease length has passed.
 pub(super) fn settle_finished<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot) {
-    let mut retries = lock(&slot.settling);
+    settle_all(run, &slot.statistics, &slot.finished, &mut lock(&slot.settling));
+}
+
+/// Settles these leased jobs as [`settle_finished`] does, apart from the others of their thread.
+pub(super) fn settle_apart<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot, finished: Vec<FinishedJob>) {
+    settle_all(run, &slot.statistics, &Mutex::new(finished), &mut SettleRetries::default());
+}
+
+fn settle_all<S: Store>(
+    run: &WorkerRun<S>,
+    statistics: &ThreadStatistics,
+    finished: &Mutex<Vec<FinishedJob>>,
+    retries: &mut SettleRetries,
+) {
     let began = Instant::now();
-    while !pass_outcomes(run, slot, &mut retries) {
+    while !pass_outcomes(run, statistics, finished, retries) {
         if run.stop.is_aborting() && began.elapsed() > run.settings.lease {
-            for lost in mem::take(&mut *lock(&slot.finished)) {
-                count_loss(slot, &lost, &"the worker stopped while the store refused it");
+            for lost in mem::take(&mut *lock(finished)) {
+                count_loss(statistics, &lost, &"the worker stopped while the store refused it");
             }
             *retries = SettleRetries::default();
             return;
@@ -59,38 +73,43 @@ pub(super) fn settle_for_thread<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot)
     if let Ok(mut retries) = slot.settling.try_lock()
         && retries.next_at.is_none_or(|at| at <= Instant::now())
     {
-        pass_outcomes(run, slot, &mut retries);
+        pass_outcomes(run, &slot.statistics, &slot.finished, &mut retries);
     }
 }
 
-/// Passes the outcomes of a thread's finished jobs to the store. Returns `false` if some must be passed again.
+/// Passes the outcomes of finished jobs to the store. Returns `false` if some must be passed again.
 ///
 /// If the store refuses several for good, they are passed in two halves, so that one of them does not take the others
 /// with it.
-fn pass_outcomes<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot, retries: &mut SettleRetries) -> bool {
-    let finished = mem::take(&mut *lock(&slot.finished));
+fn pass_outcomes<S: Store>(
+    run: &WorkerRun<S>,
+    statistics: &ThreadStatistics,
+    finished: &Mutex<Vec<FinishedJob>>,
+    retries: &mut SettleRetries,
+) -> bool {
+    let passed = mem::take(&mut *lock(finished));
     if run.is_abandoned() {
-        finished.iter().for_each(|job| count_loss(slot, job, &"the worker has ended"));
+        passed.iter().for_each(|job| count_loss(statistics, job, &"the worker has ended"));
         return true;
     }
-    let Some(first) = finished.first() else { return true };
-    send_last(run, &finished);
+    let Some(first) = passed.first() else { return true };
+    send_last(run, &passed);
     // All of them are of one batch, and so of one queue.
     let queue = first.job.queue.clone();
-    let mut parts = VecDeque::from([finished]);
+    let mut parts = VecDeque::from([passed]);
     while let Some(mut part) = parts.pop_front() {
         match settle_once(run, &queue, &part, retries.may_be_settled) {
-            Ok(tally) => slot.statistics.add_tally(&queue, tally),
+            Ok(tally) => statistics.add_tally(&queue, tally),
             Err(error) if error.is_passing() => {
                 retries.may_be_settled |= error.is_unavailable();
                 retries.next_at = Some(Instant::now() + retries.backoff.next_pause());
-                let mut waiting = lock(&slot.finished);
+                let mut waiting = lock(finished);
                 part.extend(parts.into_iter().flatten().chain(waiting.drain(..)));
                 run.incidents.failed(Call::Settle, &error);
                 *waiting = part;
                 return false;
             }
-            Err(error) if part.len() == 1 => part.iter().for_each(|job| count_loss(slot, job, &error)),
+            Err(error) if part.len() == 1 => part.iter().for_each(|job| count_loss(statistics, job, &error)),
             Err(_) => {
                 let half = part.split_off(part.len() / 2);
                 parts.push_front(half);
@@ -104,7 +123,7 @@ fn pass_outcomes<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot, retries: &mut 
 }
 
 /// Reports an outcome that no try will pass to the store any more. Its job runs again when the lease has expired.
-fn count_loss(slot: &ThreadSlot, lost: &FinishedJob, error: &dyn fmt::Display) {
+fn count_loss(statistics: &ThreadStatistics, lost: &FinishedJob, error: &dyn fmt::Display) {
     let FinishedJob { job, .. } = lost;
     tracing::warn!(
         queue = %job.queue,
@@ -113,7 +132,7 @@ fn count_loss(slot: &ThreadSlot, lost: &FinishedJob, error: &dyn fmt::Display) {
         %error,
         "outcome was lost; the job's lease will expire"
     );
-    slot.statistics.add(&job.queue, &Report { lost: 1, ..Report::default() });
+    statistics.add(&job.queue, &Report { lost: 1, ..Report::default() });
 }
 
 /// Passes the outcomes of leased jobs to the store once, and counts the accepted ones.

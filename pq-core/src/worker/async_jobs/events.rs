@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::calls::Made;
 use crate::handler::HandlerResult;
 use crate::lock::lock;
-use crate::{Outcome, WakeSignal};
+use crate::{Outcome, Taken, WakeSignal};
 
-/// What has happened to a future.
+/// What has happened to a future, or to a late call.
 pub(super) enum Event<E> {
     /// The handler of a leased job has ended.
     HandlerEnded(HandlerResult),
@@ -15,6 +16,10 @@ pub(super) enum Event<E> {
     JobFound,
     /// The transaction of an attempt has ended.
     AttemptEnded(AttemptEnd<E>),
+    /// A late take from the queue at this position has ended.
+    Taken { reserved: usize, taken: Made<Result<Taken, E>> },
+    /// Late outcomes of this many jobs of the lease were passed to the store.
+    Settled { lease: i64, jobs: usize, made: Made<()> },
 }
 
 /// How an attempt ended that took its job in its transaction.

@@ -4,9 +4,9 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::events::Event;
 use super::{Dispatcher, WaitingJob};
-use crate::lock::lock;
-use crate::worker::settling::{SETTLE_WITHIN, settle_finished};
+use crate::worker::settling::{SETTLE_WITHIN, settle_apart};
 use crate::worker::thread_slots::FinishedJob;
 use crate::{Claim, Outcome, Store};
 
@@ -19,7 +19,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
     }
 
     /// Settles the leases all of whose handlers have ended, and others whose jobs have waited for long, or all finished
-    /// jobs.
+    /// jobs. Leaves those for which too many calls are late.
     pub(super) fn settle(&mut self, all: bool) {
         let now = Instant::now();
         let due: Vec<i64> = self
@@ -32,12 +32,18 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             .map(|(lease, _)| *lease)
             .collect();
         for lease in due {
+            if self.calls.is_full() {
+                return;
+            }
             let Some(own) = self.leases.get_mut(&lease) else { continue };
             let finished = mem::take(&mut own.finished);
-            let count = finished.len();
-            lock(&self.slot.finished).extend(finished);
-            settle_finished(self.run, self.slot);
-            self.forget(lease, count);
+            let jobs = finished.len();
+            let (run, thread, events) = (Arc::clone(self.run), self.thread, Arc::clone(&self.events));
+            let settle = move || settle_apart(&run, &run.slots()[thread], finished);
+            let late = move |made| events.push(thread, Event::Settled { lease, jobs, made });
+            if self.calls.make(settle, late).is_some() {
+                self.forget(lease, jobs);
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 //! their transactions (`transactional`).
 
 mod attempt;
+mod calls;
 mod events;
 mod finish;
 mod flights;
@@ -16,29 +17,30 @@ mod pace;
 mod polls;
 mod running;
 mod start;
+mod taking;
 mod transactional;
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 pub use self::attempt::{Attempt, AttemptFuture};
+use self::calls::Calls;
 use self::events::{Event, Events};
 use self::flights::Flights;
 use self::in_hand::{InHand, MayBegin};
 use self::pace::Pace;
 use self::polls::{Found, Polls};
 use self::transactional::TransactionalQueue;
-use super::batch::Batch;
 use super::prepared_job::PreparedJob;
 use super::thread_slots::{FinishedJob, ThreadSlot};
 use super::threads::ends_when_empty;
 use super::worker_run::WorkerRun;
 use crate::handler::{Context, Executor, HandlerResult};
-use crate::wait::Polled;
-use crate::{Error, Scan, Store, Taken, WakeSignal};
+use crate::{Error, Store, WakeSignal};
 
 /// While leases are held, the interval at which the thread cancels the tokens of handlers that should end, and settles
 /// jobs of leases that still have running handlers.
@@ -103,6 +105,9 @@ struct Dispatcher<'r, S: Store> {
     leases: HashMap<i64, OwnLease>,
     /// The state of each queue whose handlers are transactional, at its position.
     transactional: Vec<Option<TransactionalQueue>>,
+    calls: Calls,
+    /// How many takes are late of each queue.
+    late_takes: Vec<usize>,
     pace: Pace,
     checked_at: Instant,
 }
@@ -137,6 +142,8 @@ pub(super) fn run_dispatcher<S: Store>(run: &Arc<WorkerRun<S>>, thread: usize) -
         waiting: VecDeque::new(),
         leases: HashMap::new(),
         transactional: TransactionalQueue::all_of(&run.queues.all, now),
+        calls: Calls::default(),
+        late_takes: vec![0; run.queues.all.len()],
         pace: Pace::new(now),
         checked_at: now,
     }
@@ -179,8 +186,11 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             if found == Found::Something {
                 continue;
             }
-            if self.flights.is_empty() && self.waiting.is_empty() {
+            let is_idle = self.flights.is_empty() && self.waiting.is_empty();
+            if is_idle {
                 self.settle(true);
+            }
+            if is_idle && !self.calls.are_late() {
                 if is_finishing || run.job_limit.is_reached() {
                     return Ok(());
                 }
@@ -209,89 +219,8 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         let room = most.saturating_sub(in_hand);
         // While handlers are quick, room for a few jobs is not worth a take of its own.
         let is_too_little = room < (ahead / 2).max(1);
-        if is_too_little || self.is_held_back || self.in_hand.is_full() { 0 } else { room.min(self.max_take) }
-    }
-
-    /// Takes jobs of the first queue that has any, and returns their number.
-    fn poll(&mut self, want: usize) -> Result<Polled<usize>, S::Error> {
-        let run = self.run;
-        let scan = if ends_when_empty(run) { Scan::Full } else { Scan::Resume };
-        let (mut next_due, mut empty) = (None, Vec::new());
-        (self.is_limited, self.has_asked) = (false, false);
-        for position in run.queues.order() {
-            if !run.queues.all[position].is_asynchronous() {
-                continue;
-            }
-            // What a queue's limit does not let begin is left to other workers.
-            let (limit, want) = match &self.transactional[position] {
-                None => (run.queues.all[position].concurrency, want),
-                // Of such a queue only a job is leased that an attempt has found and left.
-                Some(queue) if queue.needs_lease => (queue.leased_limit(), 1),
-                Some(_) => continue,
-            };
-            let room = self.in_hand.room(position, limit, run.settings.concurrency);
-            self.is_limited |= room == 0;
-            let reserved = run.job_limit.reserve(want.min(room));
-            if reserved == 0 {
-                let is_reserved = room > 0 && !run.job_limit.is_reached();
-                next_due = next_due.into_iter().chain(is_reserved.then_some(RESERVED_PAUSE)).min();
-                continue;
-            }
-            let taken = self.take(position, reserved, scan);
-            let count = taken.as_ref().map_or(0, |taken| taken.jobs.len());
-            run.job_limit.release(reserved - count);
-            let taken = taken?;
-            self.has_asked = true;
-            if let Some(queue) = &mut self.transactional[position] {
-                // The jobs of a limited queue are never taken by an attempt.
-                queue.needs_lease = taken.jobs.iter().any(|job| job.limited);
-                queue.look_again();
-            }
-            if count > 0 {
-                run.queues.record_turn(position, &empty);
-                self.add(position, taken);
-                return Ok(Polled::Found(count));
-            }
-            empty.push(position);
-            next_due = next_due.into_iter().chain(taken.next_due).min();
-        }
-        Ok(Polled::Nothing { next_due })
-    }
-
-    fn take(&self, position: usize, want: usize, scan: Scan) -> Result<Taken, S::Error> {
-        let run = self.run;
-        let (store, queue, length) = (run.store(), &run.queues.all[position].queue, run.settings.lease);
-        let mut asked_at = Instant::now();
-        let taken = queue.in_take_span(want, || {
-            store.with_connection(|conn| {
-                asked_at = Instant::now();
-                store.lease(conn, queue.name(), want, length, scan)
-            })
-        })?;
-        if let Some(lease) = taken.jobs.first().and_then(|job| job.lease()) {
-            run.leases.insert(lease, length, asked_at);
-            run.lease_added();
-        }
-        Ok(taken)
-    }
-
-    /// Adds the jobs of a take to those that wait.
-    fn add(&mut self, position: usize, mut taken: Taken) {
-        let Some(lease) = taken.jobs.first().and_then(|job| job.lease()) else { return };
-        self.leases.insert(lease, OwnLease { unsettled: taken.jobs.len(), ..OwnLease::default() });
-        let limit = Batch::of(&taken.jobs).lease_limit.unwrap_or(usize::MAX);
-        self.max_take = limit.min(self.max_take.saturating_mul(2)).clamp(1, self.run.settings.max_batch);
-        if limit < taken.jobs.len() {
-            // A job that kills its worker must not take more than this many others with it.
-            // They are settled before one begins.
-            taken.jobs.split_off(limit).into_iter().for_each(|job| self.give_back(job));
-            self.settle(true);
-        }
-        let served = &self.run.queues.all[position];
-        taken.jobs.iter().for_each(|job| self.in_hand.add(position, job));
-        let since = Instant::now();
-        let waits = |job| WaitingJob { position, prepared: served.prepare(job), since };
-        self.waiting.extend(taken.jobs.into_iter().map(waits));
+        let cannot_take = self.is_held_back || self.in_hand.is_full() || self.calls.is_full();
+        if is_too_little || cannot_take { 0 } else { room.min(self.max_take) }
     }
 
     /// Starts the jobs that wait, in order, as far as the limits allow. Gives back those that have waited for long.
@@ -333,11 +262,11 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         self.slot.set_buffered_in_transaction(self.waiting.len());
     }
 
-    /// Handles what the futures have reported, and cancels the tokens of handlers that should end. Returns whether a
-    /// leased handler has ended.
+    /// Handles what the futures and late calls have reported, and cancels the tokens of handlers that should end. Returns
+    /// whether a leased handler or a late take has ended.
     fn record_events(&mut self) -> Result<bool, S::Error> {
         let (now, events) = (Instant::now(), self.events.take());
-        let (mut ended, mut failed) = (0, Ok(()));
+        let (mut ended, mut has_taken, mut failed) = (0, false, Ok(()));
         for (number, event) in events {
             match event {
                 Event::HandlerEnded(result) => {
@@ -346,6 +275,15 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                 }
                 Event::JobFound => self.record_found(number),
                 Event::AttemptEnded(end) => failed = failed.and(self.record_attempt(number, end)),
+                Event::Taken { reserved, taken } => {
+                    has_taken = true;
+                    failed = failed.and(self.record_late_take(number, reserved, taken));
+                }
+                Event::Settled { lease, jobs, made } => {
+                    self.calls.answered();
+                    made.unwrap_or_else(|panic| resume_unwind(panic));
+                    self.forget(lease, jobs);
+                }
             }
         }
         self.pace.record(ended, now);
@@ -357,7 +295,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                 }
             }
         }
-        failed.map(|()| ended > 0)
+        failed.map(|()| has_taken || ended > 0)
     }
 
     fn record_ended(&mut self, number: usize, result: HandlerResult, now: Instant) {
