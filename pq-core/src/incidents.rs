@@ -22,8 +22,10 @@ pub(crate) enum Call {
     Extend,
     /// Registering a worker.
     Heartbeat,
-    /// Returning expired leases, putting periodic jobs and pruning.
+    /// Returning expired leases and pruning.
     Maintain,
+    /// Putting periodic jobs.
+    Cron,
 }
 
 impl fmt::Display for Call {
@@ -34,6 +36,7 @@ impl fmt::Display for Call {
             Self::Extend => "extend",
             Self::Heartbeat => "heartbeat",
             Self::Maintain => "maintain",
+            Self::Cron => "cron",
         })
     }
 }

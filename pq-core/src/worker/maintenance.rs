@@ -84,7 +84,7 @@ fn maintain<S: Store>(run: &WorkerRun<S>, schedule: &mut MaintenanceSchedule) {
     let store = run.store();
     let report: Result<Option<MaintenanceReport>, S::Error> = store.with_connection(|conn| {
         #[cfg(feature = "cron")]
-        fire_crons(&run.pq, conn, schedule)?;
+        fire_crons(run, conn, schedule)?;
         let began = Instant::now();
         if !schedule.is_search_due(began) {
             return Ok(None);
@@ -116,23 +116,21 @@ fn maintain<S: Store>(run: &WorkerRun<S>, schedule: &mut MaintenanceSchedule) {
 /// Puts the periodic jobs that are due. Only an unavailable store keeps the rest of maintenance from its run.
 #[cfg(feature = "cron")]
 fn fire_crons<S: Store>(
-    pq: &crate::Pq<S>,
+    run: &WorkerRun<S>,
     conn: &mut S::Conn,
     schedule: &mut MaintenanceSchedule,
 ) -> Result<(), S::Error> {
     let now = Instant::now();
     let corrected = if schedule.is_tick_check_due(now) {
         schedule.record_tick_check(now);
-        crate::cron::bring_crons_forward(pq.store(), conn)
+        crate::cron::bring_crons_forward(run.store(), conn)
     } else {
         Ok(())
     };
-    match corrected.and_then(|()| crate::cron::fire_due_crons(pq, conn)) {
-        Ok(_) => Ok(()),
-        Err(error) if crate::StoreError::is_unavailable(&error) => Err(error),
-        Err(error) => {
-            tracing::error!(%error, "periodic jobs not put");
-            Ok(())
-        }
+    match corrected.and_then(|()| crate::cron::fire_due_crons(&run.pq, conn)) {
+        Ok(_) => run.incidents.succeeded(Call::Cron),
+        Err(error) if crate::StoreError::is_unavailable(&error) => return Err(error),
+        Err(error) => run.incidents.failed(Call::Cron, &error),
     }
+    Ok(())
 }
