@@ -4,6 +4,7 @@ mod common;
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
+use pq_diesel::doctor::{Examination, Finding, Level};
 use pq_diesel::{JobState, Outcome as Settlement, Payload, Pq, Queue, Wait};
 use pq_testing::{Database, Server};
 use serde_json::{Value, json};
@@ -32,6 +33,11 @@ fn a_database_that_stores_any_bytes_is_refused() -> Outcome {
     // The files of the migrations refuse it too, for diesel's own tools and for psql.
     let refused = database.connect()?.batch_execute(&pq.schema_sql()).map_err(|error| error.to_string());
     assert!(refused.clone().is_err_and(|error| error.contains("SQL_ASCII")), "{refused:?}");
+    // The tables of an older release, or a dump, may be in such a database.
+    let findings = pq.examine(&Examination::new())?;
+    let is_found =
+        |finding: &Finding| finding.level == Level::Failure && finding.message.contains("SQL_ASCII");
+    assert!(findings.iter().any(is_found), "{findings:?}");
     Ok(())
 }
 

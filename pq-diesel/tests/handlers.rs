@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use common::{Outcome, database};
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use pq_diesel::{Error, Isolation, JobState, Pq, Wait, Worker};
+use pq_diesel::{Backoff, Error, Isolation, JobState, Pq, Wait, Worker};
 use pq_testing::Database;
 
 /// A database with a table that handlers write to, and a handle on it.
@@ -137,6 +138,29 @@ fn a_serialization_failure_at_commit_is_retried_and_not_counted() -> Outcome {
         assert!(tries.load(Ordering::Relaxed) > 2, "the commit did not fail");
         assert_eq!(notes(&database)?, [1, 2, 100]);
     }
+    Ok(())
+}
+
+/// Between the rollback of a failure and its record another thread may take the job. Then one attempt is not counted.
+#[test]
+fn failures_of_handlers_that_write_are_bounded_beside_other_threads() -> Outcome {
+    const JOBS: usize = 60;
+    const RETRIES: u32 = 3;
+    let (_database, pq) = with_notes()?;
+    let task = pq.queue::<()>("apples")?.task::<usize>("note").max_retries(RETRIES);
+    let task = task.backoff(Backoff::fixed(Duration::ZERO));
+    task.call_many(0..JOBS)?;
+    let runs = Arc::new(Mutex::new(BTreeMap::<usize, u32>::new()));
+    let count = Arc::clone(&runs);
+    let handler = task.transactional(move |conn, job| {
+        *count.lock().unwrap_or_else(PoisonError::into_inner).entry(job.data).or_default() += 1;
+        diesel::sql_query("SELECT pg_sleep(0.001)").execute(conn)?;
+        Err::<(), _>(Error::Unavailable("on purpose".to_owned()))
+    });
+    let report = Worker::new(&pq).threads(8).serve(handler).run_until_empty()?;
+    assert_eq!((report.done, report.dead), (0, JOBS as u64), "{report:?}");
+    let runs = runs.lock().unwrap_or_else(PoisonError::into_inner);
+    assert!(runs.values().all(|runs| (RETRIES + 1..=RETRIES + 2).contains(runs)), "{runs:?}");
     Ok(())
 }
 

@@ -41,10 +41,18 @@ fn levels(database: &Database) -> Result<(Vec<String>, usize), Box<dyn std::erro
     Ok((all.into_iter().filter(|change| !change.starts_with("read committed")).collect(), count))
 }
 
+/// Without prepared statements, as behind a pooler, single statements are sent in another way.
 #[test]
 fn every_change_of_a_handle_is_at_read_committed() -> Outcome {
-    let database = serializable()?;
-    let pq = Pq::builder().url(database.url()).build()?;
+    for prepare in [true, false] {
+        let database = serializable()?;
+        let pq = Pq::builder().url(database.url()).prepare(prepare).build()?;
+        change_at_read_committed(&database, &pq)?;
+    }
+    Ok(())
+}
+
+fn change_at_read_committed(database: &Database, pq: &Pq) -> Outcome {
     let queue = pq.queue::<i64>("apples")?;
     queue.put(&1)?;
     queue.put_many([2, 3])?;
@@ -67,9 +75,9 @@ fn every_change_of_a_handle_is_at_read_committed() -> Outcome {
             note.lock().unwrap_or_else(PoisonError::into_inner).push(level);
             Ok::<_, Error>(())
         });
-        Worker::new(&pq).serve(handler.isolation(isolation)).run_jobs(1)?;
+        Worker::new(pq).serve(handler.isolation(isolation)).run_jobs(1)?;
         if isolation == Isolation::ReadCommitted {
-            let (others, all) = levels(&database)?;
+            let (others, all) = levels(database)?;
             assert_eq!(others, <[String; 0]>::default());
             assert!(all > 20, "{all} changes were noted");
         }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use common::{Outcome, database, until};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use pq_diesel::{Backoff, Error, Handler, JobState, Pq, Report, Task, Worker};
+use pq_core::store::Archive;
+use pq_diesel::{Backoff, Error, Handler, JobState, Pq, Report, Retention, Task, Worker};
 use pq_testing::Database;
 
 const LOCK_TIMEOUT: Duration = Duration::from_millis(300);
@@ -144,5 +145,47 @@ fn a_worker_does_not_requeue_the_jobs_of_its_own_leases() -> Outcome {
     let worker = Worker::new(&pq).lease(lease).maintain_every(Duration::from_millis(20));
     let report = worker.serve(handler).run_jobs(1)?;
     assert_eq!((report.done, report.lost), (1, 0));
+    Ok(())
+}
+
+/// The refusal lasts for three leases. Another process runs maintenance meanwhile.
+#[test]
+fn a_lease_is_extended_while_its_outcome_is_refused() -> Outcome {
+    const LEASE: Duration = Duration::from_secs(1);
+    let database = database()?;
+    database.connect()?.batch_execute(
+        "CREATE TABLE refused (since timestamptz);
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF EXISTS (SELECT FROM public.refused WHERE since > clock_timestamp() - interval '3 s') THEN
+                RAISE 'not now' USING ERRCODE = '55P03';
+            END IF;
+            RETURN OLD;
+        END $$;
+        CREATE TRIGGER refuse BEFORE DELETE ON pq.queue_leases FOR EACH ROW
+            WHEN (current_setting('application_name') <> 'other') EXECUTE FUNCTION refuse()",
+    )?;
+    let pq = Pq::builder().url(database.url()).build()?;
+    let (task, runs) = (pq.queue::<()>("apples")?.task::<i64>("eat"), Arc::new(AtomicU32::new(0)));
+    task.call(&1)?;
+    let (counted, url) = (Arc::clone(&runs), database.url().to_owned());
+    let handler = task.leased(move |_, _| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let mut conn = PgConnection::establish(&url).map_err(|error| error.to_string())?;
+        conn.batch_execute("INSERT INTO refused VALUES (clock_timestamp())")
+            .map_err(|error| error.to_string())
+    });
+    let worker = Worker::new(&pq).lease(LEASE).maintain_every(Duration::MAX).serve(handler);
+    let mut other = database.connect()?;
+    other.batch_execute("SET application_name TO other")?;
+    let report = std::thread::scope(|threads| -> Result<Report, Box<dyn std::error::Error>> {
+        let working = threads.spawn(|| worker.run_jobs(1));
+        while !working.is_finished() {
+            let report = Pq::detached().store().maintain(&mut other, &Retention::default())?;
+            assert_eq!(report.map_or(0, |report| report.returned), 0, "the lease was not extended");
+            std::thread::sleep(LEASE / 20);
+        }
+        Ok(working.join().map_err(|_| "the worker panicked")??)
+    })?;
+    assert_eq!((report.done, report.lost, runs.load(Ordering::SeqCst)), (1, 0, 1));
     Ok(())
 }
