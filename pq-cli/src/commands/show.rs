@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use pq_diesel::{
-    AttemptEntry, Filter, JobId, JobState, Key, Pq, Predecessor, Progress, Reason, SentSignal, StepKind,
-    StepRecord, WORKFLOWS, WorkflowJob,
+    AttemptEntry, Filter, JobId, JobRecord, JobState, Key, Pq, Predecessor, Progress, Reason, SentSignal,
+    StepKind, StepRecord, StoredLine, WORKFLOWS, WorkflowJob,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -54,12 +54,12 @@ pub(crate) struct Show {
 struct Shown<'j> {
     #[serde(flatten)]
     job: JobJson<'j>,
-    reasons: Vec<Reason>,
+    reasons: &'j [Reason],
     predecessors: &'j [Predecessor],
-    followers: Vec<JobId>,
-    steps: Vec<StepRecord>,
+    followers: &'j [JobId],
+    steps: &'j [StepRecord],
     /// The signals that are not delivered.
-    signals: Vec<SentSignal>,
+    signals: &'j [SentSignal],
     #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<&'j Progress>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,29 +84,59 @@ impl Show {
                 self.id
             ));
         }
-        let reasons = pq.explain(job.id)?;
-        let predecessors = pq.predecessors(job.id, MAX_PREDECESSORS)?;
-        let followers = pq.followers(job.id, MAX_PREDECESSORS)?;
-        let progress = pq.progress(&[job.id])?.pop().map(|noted| noted.progress);
-        let log = if self.log { pq.log(job.id)? } else { Vec::new() };
-        let steps = pq.steps(job)?;
-        let signals = pq.signals(job, MAX_SIGNALS)?;
+        let known = Known::read(&pq, job, self.log)?;
         if self.json {
-            let log = self.log.then(|| log.iter().map(LineJson::of).collect());
-            let (job, predecessors, progress) = (JobJson::of(job), &predecessors, progress.as_ref());
-            output::print_json(&Shown {
-                job,
-                reasons,
-                predecessors,
-                followers,
-                steps,
-                signals,
-                progress,
-                log,
-            })?;
-            return Ok(ExitCode::SUCCESS);
+            output::print_json(&known.as_json(self.log))?;
+        } else {
+            known.print(&pq)?;
         }
-        let why = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What is known of a job.
+struct Known<'j> {
+    job: &'j JobRecord,
+    reasons: Vec<Reason>,
+    predecessors: Vec<Predecessor>,
+    followers: Vec<JobId>,
+    steps: Vec<StepRecord>,
+    signals: Vec<SentSignal>,
+    progress: Option<Progress>,
+    log: Vec<StoredLine>,
+}
+
+impl<'j> Known<'j> {
+    fn read(pq: &Pq, job: &'j JobRecord, with_log: bool) -> Result<Self, Failure> {
+        Ok(Self {
+            job,
+            reasons: pq.explain(job.id)?,
+            predecessors: pq.predecessors(job.id, MAX_PREDECESSORS)?,
+            followers: pq.followers(job.id, MAX_PREDECESSORS)?,
+            progress: pq.progress(&[job.id])?.pop().map(|noted| noted.progress),
+            log: if with_log { pq.log(job.id)? } else { Vec::new() },
+            steps: pq.steps(job)?,
+            signals: pq.signals(job, MAX_SIGNALS)?,
+        })
+    }
+
+    fn as_json(&self, with_log: bool) -> Shown<'_> {
+        Shown {
+            job: JobJson::of(self.job),
+            reasons: &self.reasons,
+            predecessors: &self.predecessors,
+            followers: &self.followers,
+            steps: &self.steps,
+            signals: &self.signals,
+            progress: self.progress.as_ref(),
+            log: with_log.then(|| self.log.iter().map(LineJson::of).collect()),
+        }
+    }
+
+    /// Returns the names and the values of the first lines. A line without a value is left out.
+    fn rows(&self) -> [(&'static str, Option<String>); 26] {
+        let job = self.job;
+        let why = self.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let text = |key: &Key| key.as_str().to_owned();
         let place = job.annotations.workflow();
         let batch =
@@ -115,15 +145,15 @@ impl Show {
             format!("{id}, {} {name:?}; `pq show {id} --tree`", if undoes { "undoes" } else { "as" })
         });
         let workflow = workflow
-            .or_else(|| (job.queue.as_str() == WORKFLOWS).then(|| format!("`pq show {} --tree`", self.id)));
+            .or_else(|| (job.queue.as_str() == WORKFLOWS).then(|| format!("`pq show {} --tree`", job.id)));
         let (tags, metadata) = (job.annotations.tags(), job.annotations.metadata());
-        let rows = [
+        [
             ("id", Some(job.id.to_string())),
             ("queue", Some(job.queue.to_string())),
             ("state", Some(job.state.to_string())),
             ("why", (!job.state.is_ended()).then_some(why)),
             ("attempt", Some(job.attempt.to_string())),
-            ("progress", progress.map(|progress| progress.to_string())),
+            ("progress", self.progress.as_ref().map(ToString::to_string)),
             ("crashes", (job.crashes > 0).then(|| job.crashes.to_string())),
             ("priority", Some(job.priority.to_string())),
             ("put", Some(output::format_time_micros(job.enqueued_at))),
@@ -144,13 +174,16 @@ impl Show {
             (if job.state.is_ended() { "error" } else { "earlier error" }, job.error.clone()),
             ("result", job.result.as_ref().map(|result| output::one_line(result.as_str()))),
             ("payload", Some(output::one_line(job.payload.as_str()))),
-        ];
-        for (name, value) in rows {
+        ]
+    }
+
+    fn print(&self, pq: &Pq) -> Result<(), Failure> {
+        for (name, value) in self.rows() {
             if let Some(value) = value {
                 output::print(&format!("{name:18} {}", output::escape_with_breaks(&value)))?;
             }
         }
-        for Predecessor { job, outcome, .. } in &predecessors {
+        for Predecessor { job, outcome, .. } in &self.predecessors {
             // One whose end is not noted yet may have ended. One that is not kept counts as done.
             let outcome = match outcome {
                 Some(outcome) => *outcome,
@@ -158,24 +191,24 @@ impl Show {
             };
             output::print(&format!("{:18} job {job}: {outcome}", "after"))?;
         }
-        for job in &followers {
+        for job in &self.followers {
             output::print(&format!("{:18} job {job}", "awaited by"))?;
         }
-        for AttemptEntry { attempt, at, end, error } in &job.attempt_log {
+        for AttemptEntry { attempt, at, end, error } in &self.job.attempt_log {
             let ended = format!("attempt {attempt} {end} {}: {error}", output::format_time_micros(*at));
             output::print(&format!("{:18} {}", "attempt log", output::escape_with_breaks(&ended)))?;
         }
-        for step in &steps {
+        for step in &self.steps {
             output::print(&format!("{:18} {}", "step", output::escape_with_breaks(&describe(step))))?;
         }
-        for SentSignal { name, value } in &signals {
+        for SentSignal { name, value } in &self.signals {
             let sent = format!("{name} is not delivered: {}", job_output::preview(value.as_str()));
             output::print(&format!("{:18} {}", "signal", output::escape_with_breaks(&sent)))?;
         }
-        for stored in &log {
+        for stored in &self.log {
             output::print(&format!("{:18} {}", "log", logs::as_text(stored)))?;
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(())
     }
 }
 
