@@ -5,12 +5,13 @@ mod common;
 use std::sync::Barrier;
 use std::time::Duration;
 
-use common::{Outcome, database};
+use common::{Outcome, close_gate, database, open_gate, until};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use pq_diesel::{
-    ChangeOutcome, Error, JobResult, OnFailure, Outcome as Ended, Pq, Retention, Wait, Worker, Workflow,
+    ChangeOutcome, Error, Filter, JobResult, JobState, OnFailure, Operation, Outcome as Ended, Pq, Retention,
+    Wait, Worker, Workflow,
 };
 use serde_json::Value;
 
@@ -133,6 +134,75 @@ fn retries_from_a_job_wait_for_each_other_and_for_decisions() -> Outcome {
     Ok(())
 }
 
+/// A job dies, and maintenance cancels its follower, when a requeue of all dead jobs has locked their workflows.
+#[test]
+fn a_job_that_dies_during_a_requeue_of_all_dead_ones_keeps_its_followers() -> Outcome {
+    for by_filter in [false, true] {
+        let database = database()?;
+        let [mut holder, mut gate, mut conn] =
+            [database.connect()?, database.connect()?, database.connect()?];
+        let pq = Pq::builder().url(database.url()).pool_size(4).connect()?;
+        let queue = pq.queue::<Value>("orders")?;
+        let work = pq.queue("orders")?.task::<u32>("work");
+        let workflow = Workflow::new("line").job("a", &work, &1).job("b", &work, &1).after(["a"]);
+        let workflows = [pq.put_workflow(&workflow)?, pq.put_workflow(&workflow)?];
+        let first = queue.lease(2, Duration::from_secs(60), Wait::No)?;
+        queue.settle(&first[0], Ended::dead("it fails"))?;
+        while !matches!(pq.result::<()>(workflows[0])?, JobResult::Dead(_)) {
+            pq.maintain(&Retention::default())?;
+        }
+        close_gate(
+            &mut gate,
+            &[
+                "CREATE TRIGGER wait AFTER INSERT ON pq.queue_archive FOR EACH ROW WHEN (NEW.outcome = 'cancelled')",
+            ],
+        )?;
+        let waits = |count: usize| {
+            format!(
+                "SELECT (count(*) >= {count})::int::bigint FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        };
+        let ended = workflows[0];
+        holder
+            .batch_execute(&format!("BEGIN; SELECT FROM pq.queue_archive WHERE id = {ended} FOR UPDATE"))?;
+        let requeued = std::thread::scope(|scope| -> Result<u64, Box<dyn std::error::Error>> {
+            // The threads end if this fails.
+            let (mut holder, mut gate) = (holder, gate);
+            let requeuing = scope.spawn(|| match by_filter {
+                true => {
+                    let dead = Filter::queue("orders").state(JobState::Dead);
+                    pq.operate(&Operation::Retry, &dead, |_| {}).map(|all| all.changed)
+                }
+                false => queue.retry_all_dead(),
+            });
+            until(&mut conn, &waits(1))?;
+            queue.settle(&first[1], Ended::dead("it fails"))?;
+            let maintaining = scope.spawn(|| pq.maintain(&Retention::default()));
+            until(&mut conn, &waits(2))?;
+            holder.batch_execute("COMMIT")?;
+            while !requeuing.is_finished()
+                && diesel::dsl::sql::<BigInt>(&waits(2)).get_result::<i64>(&mut conn)? == 0
+            {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            open_gate(&mut gate)?;
+            maintaining.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok(requeuing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
+        })?;
+        if requeued == 1 {
+            assert!(queue.retry(first[1].id)?);
+        }
+        pq.maintain(&Retention::default())?;
+        Worker::new(&pq).serve(work.leased(|_, _| Ok::<_, Error>(()))).run_until_empty()?;
+        pq.maintain(&Retention::default())?;
+        for workflow in workflows {
+            assert!(matches!(pq.result::<()>(workflow)?, JobResult::Done(())), "by filter: {by_filter}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_decision_that_fails_stops_no_other_workflow() -> Outcome {
     let database = database()?;
@@ -151,7 +221,7 @@ fn a_decision_that_fails_stops_no_other_workflow() -> Outcome {
     assert!(matches!(pq.result::<()>(good)?, JobResult::Done(())));
     assert!(matches!(pq.result::<()>(bad)?, JobResult::Waiting), "it is tried again later");
     conn.batch_execute("DROP TRIGGER refuse ON pq.queue_archive")?;
-    pq.change(bad, &pq_diesel::Operation::RunNow)?;
+    pq.change(bad, &Operation::RunNow)?;
     pq.maintain(&Retention::default())?;
     assert!(matches!(pq.result::<()>(bad)?, JobResult::Done(())));
     Ok(())

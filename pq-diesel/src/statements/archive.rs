@@ -1,7 +1,8 @@
 //! Statements that archive, requeue, prune and delete jobs.
 
 use super::follow_ups::{
-    cancelled_workflows, gone_from_archive, locked_workflows, reopened, requeued_annotations,
+    cancelled_workflows, gone_from_archive, has_locked_workflow, locked_workflows, reopened,
+    requeued_annotations,
 };
 
 /// Archives a job as dead whose payload cannot be decoded, and counts it. Does nothing if that was done already.
@@ -71,8 +72,8 @@ WHERE q_name = $1 AND outcome = $2
 ORDER BY ended_at DESC, id DESC
 LIMIT $5";
 
-/// Locks the workflows of the jobs that REQUEUE requeues, and returns the number of those that it could not lock. $1 queue,
-/// $2 jobs, or null for all dead ones.
+/// Locks the workflows of the jobs that REQUEUE requeues, and returns them as `locked_workflows` does. $1 queue, $2 jobs, or null for
+/// all dead ones.
 pub(super) const LOCK_WORKFLOWS: &str = concat!(
     "\
 WITH wanted AS MATERIALIZED (
@@ -82,9 +83,10 @@ WITH wanted AS MATERIALIZED (
     locked_workflows!()
 );
 
-/// Requeues archived jobs, and counts them. LOCK_WORKFLOWS must have run in the same transaction. $1 queue, $2 jobs, or null for all dead ones.
+/// Requeues archived jobs, and counts them. $1 queue, $2 jobs, or null for all dead ones, $3 workflows that LOCK_WORKFLOWS has locked in
+/// the same transaction.
 ///
-/// A job is passed if its unique key belongs to a job that waits or runs or is in an uncommitted put, or if a job of its
+/// A job is passed if its workflow is not locked, its unique key belongs to a job that waits or runs or is in an uncommitted put, or if a job of its
 /// id waits or runs. Of several with the same id the newest is requeued: an id that is named means the job that ended last,
 /// also if it is done. Of several with the same unique key the one with the lowest id is requeued. Order: by id. Locks: the archived rows. SKIP LOCKED skips jobs that another session requeues or
 /// prunes.
@@ -98,6 +100,9 @@ WITH wanted AS MATERIALIZED (
                 SELECT FROM {archive} AS newer
                 WHERE newer.q_name = $1 AND newer.id = job.id
                     AND (newer.ended_at, newer.entry) > (job.ended_at, job.entry)) END
+        AND ",
+    has_locked_workflow!("$3"),
+    "
         AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = job.id)
         AND id NOT IN (SELECT held FROM {leases} AS lease, unnest(lease.jobs) AS held
             WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held))

@@ -302,7 +302,7 @@ WITH given AS (
 )
 SELECT EXISTS (SELECT FROM back)";
 
-/// Locks the workflows of the archived jobs whose places are in `wanted`, and returns the number of those that
+/// Locks the workflows of the archived jobs whose places are in `wanted`, and returns them with 1, or with 0 those that
 /// another session has replaced meanwhile: these are not locked.
 ///
 /// A requeue must see what a decision or maintenance that holds the workflow has done. Order: by id. Locks: the rows
@@ -317,11 +317,30 @@ macro_rules! locked_workflows {
         WHERE id IN (SELECT id FROM own) AND q_name = {workflows} AND dequeued_at IS NULL
         ORDER BY id FOR UPDATE
     ), ended AS MATERIALIZED (
-        SELECT id FROM {archive} WHERE id IN (SELECT id FROM own) AND q_name = {workflows} ORDER BY id FOR UPDATE
+        SELECT id, entry FROM {archive} WHERE id IN (SELECT id FROM own) AND q_name = {workflows} ORDER BY id FOR UPDATE
+    ), replaced AS (
+        SELECT id FROM {jobs}
+        WHERE id IN (SELECT id FROM own) AND q_name = {workflows} AND dequeued_at IS NULL AND id NOT IN (SELECT id FROM live)
+        UNION
+        SELECT id FROM {archive}
+        WHERE id IN (SELECT id FROM own) AND q_name = {workflows} AND entry NOT IN (SELECT entry FROM ended)
     )
-    SELECT (SELECT count(*) FROM {jobs} WHERE id IN (SELECT id FROM own) AND q_name = {workflows} AND dequeued_at IS NULL)
-        + (SELECT count(*) FROM {archive} WHERE id IN (SELECT id FROM own) AND q_name = {workflows})
-        - (SELECT count(*) FROM live) - (SELECT count(*) FROM ended)"
+    SELECT own.id, CASE WHEN replaced.id IS NULL THEN 1 ELSE 0 END::bigint FROM own LEFT JOIN replaced ON replaced.id = own.id"
+    };
+}
+
+/// The condition that the requeued archived row `job` is in no workflow, or in one that LOCK_WORKFLOWS or LOCK_SELECTED_WORKFLOWS has
+/// locked in this transaction.
+///
+/// The snapshot is younger than that of these statements, so it shows jobs of other workflows, too, that have ended in between.
+macro_rules! has_locked_workflow {
+    ($workflows: literal) => {
+        concat!(
+            "(annotations ? 'workflow' IS NOT TRUE
+            OR (annotations -> 'workflow' ->> 'id')::bigint IN (SELECT unnest(",
+            $workflows,
+            "::bigint[])))"
+        )
     };
 }
 
@@ -425,4 +444,7 @@ macro_rules! cancelled_workflows {
     };
 }
 
-pub(super) use {cancelled_workflows, gone_from_archive, locked_workflows, reopened, requeued_annotations};
+pub(super) use {
+    cancelled_workflows, gone_from_archive, has_locked_workflow, locked_workflows, reopened,
+    requeued_annotations,
+};

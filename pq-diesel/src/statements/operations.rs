@@ -12,7 +12,8 @@ use super::filter::{
     scheduled_first,
 };
 use super::follow_ups::{
-    cancelled_workflows, gone_from_archive, locked_workflows, reopened, requeued_annotations,
+    cancelled_workflows, gone_from_archive, has_locked_workflow, locked_workflows, reopened,
+    requeued_annotations,
 };
 
 /// The first jobs of the table of jobs that the filter selects, by id.
@@ -226,7 +227,7 @@ pub(super) const CANCEL_RUNNING: &str = concat!(
     SELECT count(*), max(job), count(*) FILTER (WHERE lease = ANY ($12)), '{}'::text[] FROM chosen"
 );
 
-/// Locks the workflows of the jobs that RETRY_SELECTED requeues, and returns the number of those that it could not lock.
+/// Locks the workflows of the jobs that RETRY_SELECTED requeues, and returns them as `locked_workflows` does.
 pub(super) const LOCK_SELECTED_WORKFLOWS: &str = concat!(
     filter!(),
     given!(),
@@ -237,7 +238,8 @@ pub(super) const LOCK_SELECTED_WORKFLOWS: &str = concat!(
     locked_workflows!()
 );
 
-/// Requeues dead and cancelled jobs. LOCK_SELECTED_WORKFLOWS must have run in the same transaction. The position is that of the entry in the archive.
+/// Requeues dead and cancelled jobs. The position is that of the entry in the archive. $12 workflows that LOCK_SELECTED_WORKFLOWS has
+/// locked in the same transaction.
 ///
 /// A job is passed in the cases that REQUEUE names. Order: by the entry, and jobs are inserted by id. Locks: the archived
 /// rows.
@@ -248,6 +250,9 @@ pub(super) const RETRY_SELECTED: &str = concat!(
     ", locked AS MATERIALIZED (
         SELECT entry, id, q_name, unique_key FROM {archive} AS job
         WHERE ctid = ANY (ARRAY(SELECT place FROM chosen))
+            AND ",
+    has_locked_workflow!("$12"),
+    "
             AND NOT EXISTS (SELECT FROM {archive} AS newer WHERE newer.id = job.id AND newer.entry > job.entry)
             AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = job.id)
             AND id NOT IN (SELECT held FROM {leases} AS lease, unnest(lease.jobs) AS held

@@ -87,12 +87,13 @@ impl PgStore {
         ids: Option<&[JobId]>,
     ) -> Result<u64, Error> {
         let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
-        let values = [Value::Text(queue.as_str()), Value::OptionalBigInts(ids)];
+        let mut values = vec![Value::Text(queue.as_str()), Value::OptionalBigInts(ids)];
         self.fast_path.forget_position(queue);
         let around = self.begin(conn).await?;
         let done = async {
             // The wait for another transaction is limited as any call is.
-            self.lock_workflows(conn, &self.statements.lock_workflows, &values).await?;
+            let locked = self.lock_workflows(conn, &self.statements.lock_workflows, &values).await?;
+            values.push(Value::BigInts(locked));
             let _unlimited = conn.without_time_limit();
             self.only::<BigInt, i64>(conn, &self.statements.requeue, &values).await
         }

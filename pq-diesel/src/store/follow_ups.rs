@@ -273,22 +273,26 @@ impl PgStore {
         self.only::<Bool, _>(conn, &self.statements.lock_batch, &[Value::BigInt(batch)]).await
     }
 
-    /// Locks the workflows of jobs that are about to be requeued by one of the statements for that.
+    /// Locks the workflows of jobs that are about to be requeued by one of the statements for that, and returns them.
     ///
     /// A session that decides about a workflow replaces its row, and the statement that waited for it does not see
-    /// the new one.
+    /// the new one. A workflow that is replaced each time is not returned.
     pub(super) async fn lock_workflows(
         &self,
         conn: &mut impl SqlConnection,
         statement: &Statement,
         values: &[Value<'_>],
-    ) -> Result<(), Error> {
-        for _ in 0..MAX_LOCKS {
-            if self.only::<BigInt, i64>(conn, statement, values).await? == 0 {
-                break;
+    ) -> Result<Vec<i64>, Error> {
+        let mut tries = 0;
+        loop {
+            let looked: Vec<(i64, i64)> = self.rows::<(BigInt, BigInt), _>(conn, statement, values).await?;
+            let (locked, replaced): (Vec<_>, Vec<_>) =
+                looked.into_iter().partition(|(_, locked)| *locked == 1);
+            tries += 1;
+            if replaced.is_empty() || tries == MAX_LOCKS {
+                return Ok(locked.into_iter().map(|(workflow, _)| workflow).collect());
             }
         }
-        Ok(())
     }
 
     /// Stores what the jobs of a put wait for, and which batches they belong to.

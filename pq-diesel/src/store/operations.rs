@@ -62,7 +62,7 @@ impl PgStore {
         values.extend([Value::BigInt(after), Value::count(count)]);
         let statements = &self.statements;
         if matches!((source, operation), (Source::Archive, Operation::Retry)) {
-            return self.requeue_batch(conn, &values).await;
+            return self.requeue_batch(conn, values).await;
         }
         let _unlimited = conn.without_time_limit();
         match (source, operation) {
@@ -102,14 +102,15 @@ impl PgStore {
     async fn requeue_batch(
         &self,
         conn: &mut impl SqlConnection,
-        values: &[Value<'_>],
+        mut values: Vec<Value<'_>>,
     ) -> Result<Batch, Error> {
         let around = self.begin(conn).await?;
         let done = async {
             // The wait for another transaction is limited as any call is.
-            self.lock_workflows(conn, &self.statements.lock_selected_workflows, values).await?;
+            let locked = self.lock_workflows(conn, &self.statements.lock_selected_workflows, &values).await?;
+            values.push(Value::BigInts(locked));
             let _unlimited = conn.without_time_limit();
-            self.change_batch(conn, &self.statements.retry_selected, values).await
+            self.change_batch(conn, &self.statements.retry_selected, &values).await
         }
         .await;
         self.end(conn, around, done).await
