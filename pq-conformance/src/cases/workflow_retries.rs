@@ -31,6 +31,7 @@ cases![
     a_job_that_is_requeued_while_its_failure_is_noted_brings_back_its_followers: Own,
     a_job_that_waits_again_for_one_that_ends_meanwhile_runs: Own,
     a_requeued_job_does_not_revoke_a_cancellation: Own,
+    a_requeued_job_of_a_cancelled_workflow_is_asked_to_end: Own,
     a_workflow_is_retried_once: Own,
     an_added_job_is_requeued_without_its_workflow: Own,
     jobs_run_again_after_they_are_undone: Own,
@@ -283,6 +284,27 @@ fn a_requeued_job_does_not_revoke_a_cancellation<F: Fixture>(harness: &Harness<F
     assert!(harness.queue().retry(a.id).unwrap());
     maintain(harness);
     assert_statuses(harness, id, &[("", "cancelled"), ("a", "cancelled"), ("x", "cancelled")]);
+}
+
+/// It was asked to end before, when the workflow was stopped.
+fn a_requeued_job_of_a_cancelled_workflow_is_asked_to_end<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.pq.put_workflow(&graph(harness, &[("a", &[]), ("x", &[]), ("y", &[])])).unwrap();
+    let queue = harness.queue();
+    let [a, x, y] = queue.lease(3, TIMEOUT, Wait::No).unwrap().try_into().ok().unwrap();
+    harness.settle(&a, dead());
+    maintain(harness);
+    assert_eq!(queue.extend(&y, TIMEOUT).unwrap().cancelled, [x.id, y.id]);
+    harness.settle(&x, dead());
+    maintain(harness);
+    assert!(harness.named::<()>(WORKFLOWS).cancel(id).unwrap().is_accepted());
+    assert!(queue.retry(x.id).unwrap());
+    let x = harness.lease_one();
+    maintain(harness);
+    assert_eq!(queue.extend(&x, TIMEOUT).unwrap().cancelled, [x.id]);
+    harness.settle(&x, Outcome::GiveBack);
+    harness.settle(&y, Outcome::GiveBack);
+    maintain(harness);
+    assert_statuses(harness, id, &[("", "cancelled"), ("a", "dead"), ("x", "cancelled"), ("y", "cancelled")]);
 }
 
 fn a_workflow_is_retried_once<F: Fixture>(harness: &Harness<F>) {

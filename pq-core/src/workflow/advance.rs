@@ -105,8 +105,11 @@ impl<'t, S: Store> Turn<'t, S> {
             return Ok(Vec::new());
         };
         let wake = self.claim.annotations.wake();
-        if matches!(wake, Some(Wake::Retry | Wake::Reopen)) {
+        if wake.is_some() {
+            // A job that runs again was not asked in this run, also if its requeue has left the wake of a cancellation.
             plan.asked.clear();
+        }
+        if matches!(wake, Some(Wake::Retry | Wake::Reopen)) {
             // What was done is undone, so it must be done again, but not while it is being undone.
             plan.runs_again |= plan.is_undone;
         }
