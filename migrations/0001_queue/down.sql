@@ -49,7 +49,7 @@ DROP FUNCTION "pq"."queue_cancel_leased"(bigint, text);
 DROP FUNCTION "pq"."queue_return"(bigint, bigint, text, text);
 DROP FUNCTION "pq"."queue_keeps_unique"(text, text, bigint, bigint);
 DROP FUNCTION "pq"."queue_lock_keyed_job"(tid, text, text, bigint, bigint);
-DROP FUNCTION "pq"."queue_pick_limited"(text, integer, bigint, jsonb, bigint, timestamptz, bigint);
+DROP FUNCTION "pq"."queue_pick_limited"(text, integer, bigint, jsonb, bigint, timestamptz, bigint, jsonb);
 DROP FUNCTION "pq"."queue_pick_in_turn"(text, integer, jsonb, boolean, jsonb);
 DROP FUNCTION "pq"."queue_look_due"(text, timestamptz, integer, jsonb, boolean);
 DROP FUNCTION "pq"."queue_first_of_keys"(text, text, integer);

@@ -1322,6 +1322,9 @@ $names$;
 -- are tokens, if tokens were missing. is_busy is true if another transaction has locked what is missing. has_unused is
 -- true if something was locked for no job. looked is the new value of turns if no job was found.
 --
+-- needed: for a take that is repeated because it had locked something for no job, how many jobs of each group it had. It
+-- locks so many places of them.
+--
 -- Candidates: jobs are read in order and locked one by one. Which ones are read depends on the limits.
 -- * Without limits of groups: all ready jobs, and the due ones that queue_look_due finds.
 -- * With limits of groups: first the first jobs of the queue. Their groups have room in most cases. The last of them is
@@ -1348,7 +1351,7 @@ $names$;
 -- a second later, and until then takes begin there.
 CREATE FUNCTION "pq"."queue_pick_limited"(
     queue text, most integer, new_lease bigint, limits jsonb,
-    after_level bigint, after_expected timestamptz, after_id bigint,
+    after_level bigint, after_expected timestamptz, after_id bigint, needed jsonb,
     OUT tids tid[], OUT ids bigint[], OUT places integer[], OUT groups text[], OUT group_places integer[],
     OUT wait bigint, OUT is_busy boolean, OUT has_unused boolean, OUT looked jsonb)
     LANGUAGE plpgsql
@@ -1563,7 +1566,8 @@ BEGIN
         ELSIF asks_for_places THEN
             -- Find the groups of the candidates and how many places each may need, to lock these places together.
             SELECT array_agg(of_group.name) AS group_names, array_agg(of_group.most) AS group_most,
-                array_agg(least(of_group.most, of_group.jobs, room - cardinality(ids))::integer) AS wanted,
+                array_agg(least(of_group.most, of_group.jobs, room - cardinality(ids),
+                    (needed ->> of_group.name)::integer)::integer) AS wanted,
                 '{}'::text[] AS full_names
             INTO first_jobs
             FROM (
@@ -1585,7 +1589,7 @@ BEGIN
                 WHERE NOT EXISTS (SELECT FROM unnest(group_names) AS known (name) WHERE known.name = given.name)
                 LIMIT room
             ) AS of_group
-            WHERE of_group.most IS NOT NULL;
+            WHERE of_group.most IS NOT NULL AND (needed IS NULL OR needed ? of_group.name);
         END IF;
         IF asks_for_places THEN
             FOR opened IN
@@ -1862,7 +1866,9 @@ BEGIN
                     IF group_running IS NOT NULL THEN
                         SELECT locked.places, locked.created, locked.is_busy INTO opened
                         FROM "pq"."queue_lock_places"(queue, candidate.name, group_running,
-                            least(group_running, room - cardinality(ids)), max_created - created) AS locked;
+                            least(group_running, room - cardinality(ids),
+                                CASE WHEN needed IS NOT NULL THEN coalesce((needed ->> candidate.name)::integer, 1) END),
+                            max_created - created) AS locked;
                         created := created + opened.created;
                         is_busy := is_busy OR opened.is_busy;
                         left_of[number] := cardinality(opened.places);
@@ -2116,6 +2122,7 @@ DECLARE
     controls record;
     picked record;
     ids bigint[] := '{}';
+    needed jsonb;
     wait bigint;
     looked jsonb;
 BEGIN
@@ -2130,7 +2137,7 @@ BEGIN
         BEGIN
             SELECT * INTO picked FROM "pq"."queue_pick_limited"(
                 queue, most, CASE WHEN lease_length IS NOT NULL THEN new_token END, controls.limits,
-                after_level, after_expected, after_id);
+                after_level, after_expected, after_id, needed);
             ids := picked.ids;
             looked := picked.looked;
             wait := CASE WHEN picked.is_busy THEN 0 ELSE picked.wait END;
@@ -2139,6 +2146,10 @@ BEGIN
         EXCEPTION
             WHEN SQLSTATE 'PQ001' THEN
                 most := cardinality(ids);
+                needed := (
+                    SELECT coalesce(jsonb_object_agg(of_group.name, of_group.jobs), '{}') FROM (
+                        SELECT taken.name, count(*) AS jobs FROM unnest(picked.groups) AS taken (name)
+                        WHERE taken.name IS NOT NULL GROUP BY taken.name) AS of_group);
         END;
     END LOOP;
     raced := coalesce(current_setting('pq.missed_at', true) = statement_timestamp()::text, false);

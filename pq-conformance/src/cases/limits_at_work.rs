@@ -16,9 +16,36 @@ use crate::harness::{Harness, TIMEOUT, both, roll_back, task};
 cases![
     a_limit_is_never_exceeded: Own,
     places_suffice_for_as_many_jobs_as_the_limit: Own,
+    a_transaction_keeps_the_places_of_its_own_jobs_only: Both,
     workers_observe_limits: Own,
     the_group_of_a_call_is_computed_from_its_arguments: Own,
 ];
+
+/// The first take of a queue finds no places, and the second ones.
+fn a_transaction_keeps_the_places_of_its_own_jobs_only<F: Fixture>(harness: &Harness<F>) {
+    let queue = harness.queue();
+    for keyed in [false, true] {
+        limit(harness, Limits::new().running_per_group(3));
+        for data in 0..6 {
+            let options = in_group(["a", "b"][data % 2]);
+            let key = format!("k{data}");
+            harness.put_with(data, &if keyed { options.serialization_key(key) } else { options });
+        }
+        for first in [true, false] {
+            let rolled_back = harness.transaction(|conn| {
+                assert_eq!(queue.on(conn).get_many(2)?.len(), 2);
+                let others = queue.on(&mut harness.connect()).lease(9, TIMEOUT)?;
+                assert_eq!(others.len(), 4, "keyed: {keyed}, first take: {first}");
+                others.iter().for_each(|job| harness.settle(job, Outcome::GiveBack));
+                roll_back::<()>()
+            });
+            assert!(rolled_back.is_err());
+        }
+        harness.drain();
+        queue.set_limits(&Limits::new()).unwrap();
+        harness.pq.maintain(&Retention::default()).unwrap();
+    }
+}
 
 const RUNNING: i64 = 5;
 const OF_GROUP: i64 = 2;
