@@ -1,7 +1,8 @@
 //! Runs the user's commands for jobs (`pq work --exec`, `pq get --exec`).
 
 use std::collections::HashSet;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -136,14 +137,13 @@ impl Exec {
         exec_guard::prepare();
         let mut child = command
             .envs(environment.variables.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::piped())
+            .stdin(stdin_of(input)?)
             .stdout(if follow.returns_output { Stdio::piped() } else { Stdio::inherit() })
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()?;
         exec_guard::begun(child.id());
         running().insert(child.id());
-        write_stdin(&mut child, input);
         let stdout = Stdout::of(&mut child);
         let stderr = Stderr::of(&mut child, follow.on_line.is_some());
         let pass_lines =
@@ -172,12 +172,35 @@ pub(crate) fn kill_running() {
     running().iter().for_each(|group| signal(*group, Signal::KILL));
 }
 
-fn write_stdin(child: &mut Child, input: &str) {
-    let (stdin, input) = (child.stdin.take(), input.to_owned());
-    std::thread::spawn(move || {
-        // A write error is ignored: a command may end without reading its input.
-        stdin.map(|mut stdin| stdin.write_all(input.as_bytes()))
-    });
+/// Returns a standard input that has this text.
+///
+/// It is a file. If this process died while it wrote to a pipe, the command would take a part of the payload for the
+/// whole.
+fn stdin_of(input: &str) -> io::Result<Stdio> {
+    let mut file = anonymous_file()?;
+    file.write_all(input.as_bytes())?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// Creates a file in memory, which has no name.
+#[cfg(target_os = "linux")]
+fn anonymous_file() -> io::Result<File> {
+    use rustix::fs::{MemfdFlags, memfd_create};
+    Ok(memfd_create("pq-input", MemfdFlags::CLOEXEC)?.into())
+}
+
+/// Creates a file for this user, and removes its name.
+#[cfg(not(target_os = "linux"))]
+fn anonymous_file() -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static FILES: AtomicU64 = AtomicU64::new(0);
+    let number = FILES.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("pq-input-{}-{number}", std::process::id()));
+    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    std::fs::remove_file(path)?;
+    Ok(file)
 }
 
 fn wait(child: &mut Child, should_stop: impl Fn() -> bool) -> io::Result<ExitStatus> {
@@ -207,12 +230,37 @@ fn wait(child: &mut Child, should_stop: impl Fn() -> bool) -> io::Result<ExitSta
 /// Waits for the rest of a process group whose first process has ended after SIGTERM, and kills what does not end in
 /// time. It would go on beside the next attempt.
 fn end_group(group: u32, terminated_at: Instant) {
-    while id_of(group).is_some_and(|id| test_kill_process_group(id).is_ok()) {
+    while is_alive(group) {
         if terminated_at.elapsed() > KILL_AFTER {
             return signal(group, Signal::KILL);
         }
         std::thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// Returns whether a process of the group has not ended.
+///
+/// One that has ended belongs to the group until its parent asks for its status. An orphan's parent may do that late, or
+/// never. So the states of the processes decide, where they can be read.
+fn is_alive(group: u32) -> bool {
+    let exists = id_of(group).is_some_and(|id| test_kill_process_group(id).is_ok());
+    let states = if exists { states_of(group) } else { Vec::new() };
+    exists && (states.is_empty() || states.iter().any(|state| state != "Z"))
+}
+
+/// Returns the states of the processes of a group, as Linux shows them; none on other systems.
+fn states_of(group: u32) -> Vec<String> {
+    let state_of = |stat: String| {
+        // The name of the program, in parentheses, may contain anything.
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+        let (state, of_group) = (fields.next()?, fields.nth(1)?.parse() == Ok(group));
+        of_group.then(|| state.to_owned())
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok())
+        .filter_map(state_of)
+        .collect()
 }
 
 fn id_of(group: u32) -> Option<Pid> {

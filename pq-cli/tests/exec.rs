@@ -96,6 +96,26 @@ fn the_commands_of_a_killed_worker_are_killed_before_the_next_attempt() -> Outco
     Ok(())
 }
 
+/// A pipe would end where the worker was killed, and the command would take a part of the payload for the whole.
+#[test]
+fn a_command_reads_its_whole_input_although_its_worker_is_killed() -> Outcome {
+    const BYTES: usize = 300_000;
+    let (database, folder) = (migrated()?, tempfile::tempdir()?);
+    put(&database, "mail", &format!("\"{}\"", "x".repeat(BYTES - 2)))?;
+    let (begun, read) = (folder.path().join("begun"), folder.path().join("read"));
+    // It reads in a session of its own, which outlives the worker.
+    let script = format!("echo > '{}'; sleep 1; wc -c > '{}'", begun.display(), read.display());
+    let command = format!("exec setsid -w sh -c \"{script}\"");
+    let mut worker = Work::start(on(&database, &["work", "mail", "--exec", &command]))?;
+    wait_for("the command runs", || Ok(begun.exists()))?;
+    worker.child.kill()?;
+    worker.child.wait()?;
+    let text = || fs::read_to_string(&read).unwrap_or_default();
+    wait_for("the command has read", || Ok(text().ends_with('\n')))?;
+    assert_eq!(text().trim().parse::<usize>()?, BYTES);
+    Ok(())
+}
+
 #[test]
 fn a_command_that_ended_leaves_its_processes_alone() -> Outcome {
     let (database, folder) = (migrated()?, tempfile::tempdir()?);
