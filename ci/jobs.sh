@@ -84,16 +84,21 @@ reap() {
     fi
 }
 
-# Waits for all jobs that run.
-jobs_wait() {
-    while [ ${#job_name[@]} -gt 0 ]; do
-        reap
+# wait_for NAME...: waits until these jobs have ended.
+wait_for() {
+    local name
+    for name in "$@"; do
+        while [[ " ${job_name[*]} " == *" $name "* ]]; do
+            reap
+        done
     done
 }
 
 # Waits for all jobs. Fails if one of them has failed.
 jobs_end() {
-    jobs_wait
+    while [ ${#job_name[@]} -gt 0 ]; do
+        reap
+    done
     if [ ${#failed_jobs[@]} -gt 0 ]; then
         echo "failed: ${failed_jobs[*]}; the whole output is in $job_logs/NAME.log" >&2
         return 1
