@@ -2014,20 +2014,23 @@ BEGIN
             reach := 500;
             CONTINUE;
         END IF;
+        IF NOT by_group AND NOT has_more_due AND reach = 2000 AND wait IS NULL AND EXISTS (
+            SELECT FROM "pq"."queue" AS job
+            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+            OFFSET 1999) THEN
+            -- All ready jobs are read. While due jobs are left to look at, a wait repeats the take, and each repetition
+            -- would read them again.
+            looks_far := true;
+            reach := 10000000;
+            CONTINUE;
+        END IF;
         EXIT WHEN looks_far;
         looks_at_due := has_more_due;
-        looks_far := looks_at_due OR CASE WHEN by_group THEN has_more_behind OR has_more_keys
-            ELSE wait IS NULL AND EXISTS (
-                SELECT FROM "pq"."queue" AS job
-                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                OFFSET 1999) END;
+        looks_far := looks_at_due OR by_group AND (has_more_behind OR has_more_keys);
         EXIT WHEN NOT looks_far;
         most_due := 20000;
         most_behind := 100000;
         first_of_keys := NULL;
-        IF NOT by_group THEN
-            reach := 10000000;
-        END IF;
     END LOOP;
     IF has_due AND has_turns AND NOT has_ended THEN
         -- The state is kept as it was while due jobs that were found could still be taken. To reach the due jobs behind

@@ -225,21 +225,25 @@ fn takes_go_on_where_the_last_one_has_looked() -> Outcome {
     Ok(())
 }
 
+/// Creates a function that takes a job and returns how many pages were read.
+const PAGES: &str = "
+    CREATE FUNCTION public.pages() RETURNS bigint LANGUAGE plpgsql AS $$
+    DECLARE plan json;
+    BEGIN
+        EXECUTE $take$EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT pq.queue_take_limited(
+            'apples', 1, 60000000, nextval('pq.queue_lease_tokens'), NULL, NULL, NULL)$take$ INTO plan;
+        RETURN (plan #>> '{0,Plan,Shared Hit Blocks}')::bigint + (plan #>> '{0,Plan,Shared Read Blocks}')::bigint;
+    END$$";
+
 /// A take that compared each due job with all others would read millions of pages.
 #[test]
 fn a_take_reads_a_due_job_of_a_key_once() -> Outcome {
     let database = database()?;
     let mut conn = database.connect()?;
     let queue = queue(&database)?;
+    conn.batch_execute(PAGES)?;
     conn.batch_execute(
-        "CREATE FUNCTION public.pages() RETURNS bigint LANGUAGE plpgsql AS $$
-         DECLARE plan json;
-         BEGIN
-             EXECUTE $take$EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT pq.queue_take_limited(
-                 'apples', 1, 60000000, nextval('pq.queue_lease_tokens'), NULL, NULL, NULL)$take$ INTO plan;
-             RETURN (plan #>> '{0,Plan,Shared Hit Blocks}')::bigint + (plan #>> '{0,Plan,Shared Read Blocks}')::bigint;
-         END$$;
-         INSERT INTO pq.queue (q_name, data, schedule_at, attempt, serial_key, annotations)
+        "INSERT INTO pq.queue (q_name, data, schedule_at, attempt, serial_key, annotations)
          SELECT 'apples', to_json(number), now() - number * interval '1 ms', 1, 'key ' || number,
              jsonb_build_object('group', 'group ' || number % 10)
          FROM generate_series(1, 20000) AS number;
@@ -287,4 +291,32 @@ fn a_take_beside_an_open_one_has_the_next_jobs() -> Outcome {
             Ok(())
         })
     })
+}
+
+/// A wait repeats a take that has not looked at all due jobs. Each repetition would read all ready jobs.
+#[test]
+fn ready_jobs_of_keys_in_use_are_not_read_for_each_part_of_the_due_ones() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    let queue = queue(&database)?;
+    conn.batch_execute(PAGES)?;
+    conn.batch_execute(
+        "INSERT INTO pq.queue_keys (q_name, serial_key, lease) VALUES ('apples', 'busy', 0);
+         INSERT INTO pq.queue (q_name, data, schedule_at, serial_key)
+         SELECT 'apples', '1', now() - (60000 - number) * interval '1 ms', 'busy' FROM generate_series(1, 60000) AS number;
+         INSERT INTO pq.queue (q_name, data, serial_key)
+         SELECT 'apples', '1', CASE WHEN number = 30000 THEN 'free' ELSE 'busy' END
+         FROM generate_series(1, 30000) AS number;
+         ANALYZE pq.queue",
+    )?;
+    queue.set_limits(&Limits::new().running(9))?;
+    let mut takes = 0;
+    while count(&mut conn, "SELECT count(*) FROM pq.queue_leases")? == 0 {
+        let pages = count(&mut conn, "SELECT public.pages()")?;
+        takes += 1;
+        assert!(takes > 2 || pages < 25_000, "take {takes} has read {pages} pages");
+        assert!(takes < 9, "the job of the free key is not found");
+    }
+    assert!(takes > 2, "{takes}");
+    Ok(())
 }
