@@ -189,7 +189,10 @@ impl Context {
         if let Some(refusal) = step.refusal(&kept) {
             return Err(Error::from(refusal).into());
         }
-        step.finish();
+        match around {
+            0 => step.finish(),
+            _ => step.finish_in_transaction(),
+        }
         Ok(result)
     }
 

@@ -28,6 +28,7 @@ cases![
     the_writes_of_a_step_after_the_lease_was_lost_are_rolled_back: Own,
     the_writes_of_a_step_that_fails_are_rolled_back: Own,
     a_step_in_a_transaction_that_is_rolled_back_runs_again: Own,
+    a_step_beside_the_open_transaction_of_another_is_refused: Own,
     a_dead_job_goes_on_after_its_steps: Own,
     a_retry_from_a_step_forgets_it_and_the_later_ones: Own,
     a_retry_from_a_step_is_refused_while_the_job_runs: Own,
@@ -357,6 +358,24 @@ fn a_step_in_a_transaction_that_is_rolled_back_runs_again<F: Fixture>(harness: &
     assert_eq!((report.done, report.failed), (1, 1));
     assert_eq!(runs.all(), [1, 2]);
     assert_eq!(harness.named::<u32>("pears").counts().unwrap().ready, 1);
+}
+
+/// It would wait for that transaction, which waits for the handler.
+fn a_step_beside_the_open_transaction_of_another_is_refused<F: Fixture>(harness: &Harness<F>) {
+    let (pq, seen) = (harness.pq.clone(), Seen::new());
+    let refusals = seen.clone();
+    let (_, handler) = steps(harness, move |context, _| {
+        pq.transaction(|conn| {
+            context.step_with(conn, "book", |_| Ok::<_, CaseError>(()))?;
+            refusals.push(context.step("mail", || Ok::<_, CaseError>(())).unwrap_err().0);
+            context.step_with(conn, "ship", |_| Ok::<_, CaseError>(()))
+        })?;
+        context.step("mail", || Ok::<_, CaseError>(()))
+    });
+    let report = run_asserting(harness, handler);
+    assert_eq!((report.done, report.failed), (1, 0));
+    let refusals = seen.all();
+    assert!(refusals.len() == 1 && refusals[0].contains("has not been committed"), "{refusals:?}");
 }
 
 fn a_dead_job_goes_on_after_its_steps<F: Fixture>(harness: &Harness<F>) {

@@ -239,6 +239,16 @@ impl<S: Store> StepRun<'_, S> {
         lock(&self.context.steps).next += 1;
     }
 
+    /// Ends a step that a transaction of the caller has kept, and that commits with it.
+    ///
+    /// The next step reads the kept ones again, and is refused if its connection does not see this one. Otherwise it would
+    /// wait for that transaction, which waits for the handler.
+    pub fn finish_in_transaction(self) {
+        let context = self.context;
+        self.finish();
+        lock(&context.steps).kept = None;
+    }
+
     /// Ends the attempt by this outcome, with which the store has settled the job, and returns the error for the
     /// handler.
     pub fn suspend(self, outcome: Outcome) -> Error {
@@ -327,7 +337,7 @@ impl<S: Store> Context<S> {
     /// rolled back. So the writes happen exactly once. The rest is as by [`Context::step`].
     ///
     /// If an enclosing transaction of the caller is rolled back, the handler must return an error: the next attempt
-    /// repeats the step. Until the enclosing transaction has ended, no other step can be kept.
+    /// repeats the step. Until the enclosing transaction has ended, a step on another connection is refused.
     ///
     /// # Errors
     ///
@@ -370,7 +380,10 @@ impl<S: Store> Context<S> {
         }
         match done? {
             Ok(result) => {
-                step.finish();
+                match store.is_in_transaction(conn)? {
+                    true => step.finish_in_transaction(),
+                    false => step.finish(),
+                }
                 Ok(result)
             }
             Err(kept) => Ok(step.replay(&kept).map_err(S::Error::from)?),
