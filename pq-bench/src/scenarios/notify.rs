@@ -6,22 +6,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use diesel::PgConnection;
 use diesel::connection::SimpleConnection;
-use pq_diesel::{Error, Notify, Pq, Queue, StopMode, Worker};
+use pq_diesel::{Error, Notify, Pq, Queue, StopMode, Wait, Worker};
 use serde_json::value::RawValue;
 
 use super::working::{Kind, figure};
 use super::{Plan, Scenario};
-use crate::{Bench, Figure, Target, median, percentile, pool};
+use crate::{Bench, Figure, PAYLOAD, Target, median, percentile, pool};
 
-/// Sixteen writers and one worker.
+/// Sixteen writers and one worker, and eight writers with a handle each.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "notify",
-    about: "sixteen writers that notify an idle worker, beside sixteen that do not, with log syncs of 2 ms",
+    about: "writers that notify, beside those that do not: sixteen with log syncs of 2 ms, and eight with a handle each",
     run,
 };
 
 const QUEUE: &str = "notify";
 const WRITERS: usize = 16;
+
+/// The number of writers with a handle of their own, as the processes of a web application have.
+const HANDLES: usize = 8;
 
 /// Minimum duration of a log sync.
 const MIN_SYNC: Duration = Duration::from_millis(2);
@@ -90,7 +93,54 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
             ..figure(SCENARIO.name, "from a put's beginning to its handler's start, p99", "ms", parameters())
         });
     }
+    let logs = [(bench, "as it is".to_owned()), (&slow, log)];
+    for ((bench, log), listens) in logs.iter().flat_map(|log| [(log, false), (log, true)]) {
+        figures.push(separate_handles(bench, plan, log, listens)?);
+    }
     Ok(figures)
+}
+
+/// Measures writers that share nothing, each with a handle, while nobody waits for their jobs or one more handle does.
+fn separate_handles(bench: &Bench, plan: &Plan, log: &str, listens: bool) -> Result<Figure> {
+    let (mut notifying, mut silent) = (Vec::new(), Vec::new());
+    for _ in 0..plan.rounds {
+        silent.push(writing_handles(bench, plan.time(10.0), Notify::Off, listens)?);
+        notifying.push(writing_handles(bench, plan.time(10.0), Notify::InCommit, listens)?);
+    }
+    let listener = if listens { "one handle listens" } else { "nobody listens" };
+    let parameters = [("handles", format!("{HANDLES}, {listener}")), ("log", log.to_owned())];
+    Ok(Figure {
+        ours: notifying,
+        beside: Some("the same writers with no notification at all".to_owned()),
+        baseline: silent,
+        target: Some(Target::RatioAtLeast(0.9)),
+        ..figure(SCENARIO.name, "puts of writers with a handle each", "puts/s", parameters)
+    })
+}
+
+/// Returns the rate of the writers' puts. The queue is paused, so a handle that waits for its jobs takes none.
+fn writing_handles(bench: &Bench, time: Duration, notify: Notify, listens: bool) -> Result<f64> {
+    let waiting = bench.queue(QUEUE)?;
+    bench.refill(&waiting, 0)?;
+    waiting.pause()?;
+    let queues = (0..HANDLES).map(|_| {
+        Pq::builder().url(bench.url()).pool_size(2).notify(notify).connect()?.queue::<Box<RawValue>>(QUEUE)
+    });
+    let queues: Vec<_> = queues.collect::<Result<_, _>>()?;
+    let (threads, payload) = (pool::threads(HANDLES)?, RawValue::from_string(PAYLOAD.to_owned())?);
+    let rate = std::thread::scope(|scope| {
+        let waiter = listens.then(|| scope.spawn(|| waiting.get(Wait::For(time))));
+        let rate = pool::run_for_duration(&threads, time, |thread| {
+            queues[thread].put(&payload)?;
+            Ok(())
+        });
+        if let Some(waiter) = waiter {
+            waiter.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
+        }
+        rate
+    });
+    waiting.resume()?;
+    Ok(rate?.rate)
 }
 
 /// Returns the milliseconds of each of a hundred commits without concurrent commits.
