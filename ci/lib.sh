@@ -36,6 +36,22 @@ postgres_bin() {
     fi
 }
 
+# Runs a command with a throwaway server.
+#
+# The tests create and drop hundreds of databases, and creating the files of each on a disk takes a large part of the
+# processor time. So the server's files are in memory if 8 GiB are free there. Those of the command are where they were.
+with_postgres() {
+    local files=${TMPDIR:-/tmp} kib=0
+    if [ -w /dev/shm ]; then
+        kib=$({ awk '/^MemAvailable/ { print $2 }' /proc/meminfo; df -k /dev/shm | awk 'END { print $4 }'; } | sort -n | head -n 1)
+    fi
+    if [ "$kib" -ge $((8 << 20)) ]; then
+        TMPDIR=/dev/shm target/debug/with-postgres -- env TMPDIR="$files" "$@"
+    else
+        target/debug/with-postgres -- "$@"
+    fi
+}
+
 # Prints the path of psql.
 psql_path() {
     command -v psql || echo "$(postgres_bin)/psql"
@@ -72,16 +88,16 @@ list_binaries() {
     fi
 }
 
-# Installs a tool with cargo, in this version, below target/. Sets tool_path.
+# Installs a tool with cargo, in this version, in the user's cache directory: once for all clones. Sets tool_path.
 #
 # It is built without optimisation: each tool runs for a few seconds, and an optimised build takes minutes.
 cargo_tool() {
-    local crate=$1 version=$2 command=$3
-    shift 3
-    tool_path="$PWD/target/tools/$crate-$version/bin/$command"
+    local crate=$1 version=$2 command=$3 tool
+    tool=${XDG_CACHE_HOME:-$HOME/.cache}/pq/tools/$crate-$version
+    tool_path=$tool/bin/$command
     if [ ! -x "$tool_path" ]; then
-        echo "building $crate $version in target/tools (once)"
-        CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --root "target/tools/$crate-$version" \
-            --target-dir target/tools/build --version "$version" "$crate" "$@"
+        echo "building $crate $version in $tool (once)"
+        CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --root "$tool" \
+            --target-dir target/tools --version "$version" "$crate"
     fi
 }
