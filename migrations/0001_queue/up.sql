@@ -1322,8 +1322,8 @@ $names$;
 -- are tokens, if tokens were missing. is_busy is true if another transaction has locked what is missing. has_unused is
 -- true if something was locked for no job. looked is the new value of turns if no job was found.
 --
--- needed: for a take that is repeated because it had locked something for no job, how many jobs of each group it had. It
--- locks so many places of them.
+-- needed: for a take that is repeated because it had locked something for no job, how many jobs of each group it had.
+-- It locks so many places of them.
 --
 -- Candidates: jobs are read in order and locked one by one. Which ones are read depends on the limits.
 -- * Without limits of groups: all ready jobs, and the due ones that queue_look_due finds.
@@ -1867,7 +1867,8 @@ BEGIN
                         SELECT locked.places, locked.created, locked.is_busy INTO opened
                         FROM "pq"."queue_lock_places"(queue, candidate.name, group_running,
                             least(group_running, room - cardinality(ids),
-                                CASE WHEN needed IS NOT NULL THEN coalesce((needed ->> candidate.name)::integer, 1) END),
+                                CASE WHEN needed IS NOT NULL
+                                    THEN coalesce((needed ->> candidate.name)::integer, 1) END),
                             max_created - created) AS locked;
                         created := created + opened.created;
                         is_busy := is_busy OR opened.is_busy;

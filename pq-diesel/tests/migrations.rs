@@ -231,7 +231,8 @@ fn a_table_that_pq_did_not_create_is_refused_and_unchanged() -> Outcome {
     Ok(())
 }
 
-/// The steps of `diesel migration run`, `redo` and `revert`: the diesel CLI calls the same functions of diesel_migrations.
+/// The steps of `diesel migration run`, `redo` and `revert`: the diesel CLI calls the same functions of
+/// diesel_migrations.
 #[test]
 fn the_diesel_cli_runs_redoes_and_reverts_the_files() -> Outcome {
     const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations");

@@ -112,8 +112,8 @@ impl Server {
 
     /// Creates a copy of another database of this server; as [`database`](Self::database) otherwise.
     ///
-    /// For many tests that need the same tables: the copy takes less time than the migrations. No session may be connected
-    /// to the template. If one stays connected for some seconds, the call fails.
+    /// For many tests that need the same tables: the copy takes less time than the migrations. No session may be
+    /// connected to the template. If one stays connected for some seconds, the call fails.
     ///
     /// # Errors
     ///

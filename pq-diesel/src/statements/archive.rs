@@ -5,7 +5,7 @@ use super::follow_ups::{
     requeued_annotations,
 };
 
-/// Archives a job as dead whose payload cannot be decoded, and counts it. Does nothing if that was done already.
+/// Archives a job whose payload cannot be decoded as dead, and counts it. Does nothing if that was done already.
 pub(super) const INSERT_DEAD: &str = "\
 WITH given AS (
     SELECT $1::bigint AS id, $2::json AS data, $3::text AS q_name, $4::timestamptz AS enqueued_at,
@@ -26,14 +26,17 @@ WITH given AS (
 )
 INSERT INTO {counters} (q_name, task, counts) SELECT q_name, {task}, json_build_object('dead', 1) FROM kept";
 
-/// Archives a job that is neither leased nor locked as cancelled, and counts it. $1 queue, $2 job.
+/// Archives waiting jobs as cancelled, counts them, and returns their ids. $1 queue, or null for any, $2 jobs, $3
+/// reason or null.
 ///
-/// A workflow is only made due: it cancels its jobs first. /// Locks: the row of the job. SKIP LOCKED skips a job that a transaction has taken.
+/// A workflow is only made due, because it cancels its jobs first. Order: by id. Locks: the rows of the jobs. SKIP
+/// LOCKED skips jobs that transactions have taken.
 pub(super) const CANCEL_WAITING: &str = concat!(
     "\
 WITH free AS MATERIALIZED (
     SELECT ctid, q_name = {workflows} AS is_workflow FROM {jobs}
-    WHERE q_name = $1 AND id = $2 AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
+    WHERE ($1::text IS NULL OR q_name = $1) AND id = ANY ($2::bigint[]) AND dequeued_at IS NULL
+    FOR UPDATE SKIP LOCKED
 ), ",
     cancelled_workflows!(),
     ", gone AS (
@@ -42,20 +45,24 @@ WITH free AS MATERIALIZED (
     DELETE FROM {unique} AS claimed USING gone
     WHERE claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
 ), counted AS (
-    INSERT INTO {counters} (q_name, task, counts) SELECT q_name, {task}, json_build_object('cancelled', 1) FROM gone
+    INSERT INTO {counters} (q_name, task, counts)
+    SELECT q_name, task, json_build_object('cancelled', count(*))
+    FROM (SELECT q_name, {task} AS task FROM gone) AS job GROUP BY q_name, task
 ), kept AS (
     INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
         serial_key, unique_key, outcome, error, annotations, attempt_log)
     SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key,
-        'cancelled', error, annotations, attempt_log
-    FROM gone
+        'cancelled', coalesce($3, error), annotations, attempt_log
+    FROM gone ORDER BY id
     RETURNING id
 )
 SELECT id FROM kept UNION ALL SELECT id FROM woken"
 );
 
-/// Requests that the owner of a job's lease cancels the job. Returns `requested`; `held` if an open transaction holds the
-/// lease for longer than half a second; or null if no lease holds the job. $1 job, $2 queue.
+/// Requests that the owner of a job's lease cancels the job. $1 job, $2 queue.
+///
+/// Returns `requested`, or `held` if an open transaction holds the lease for longer than half a second, or null if no
+/// lease holds the job.
 ///
 /// Locks: the row of the lease.
 pub(super) const CANCEL_LEASED: &str = "SELECT {cancel_leased}($1, $2)";
@@ -72,8 +79,8 @@ WHERE q_name = $1 AND outcome = $2
 ORDER BY ended_at DESC, id DESC
 LIMIT $5";
 
-/// Locks the workflows of the jobs that REQUEUE requeues, and returns them as `locked_workflows` does. $1 queue, $2 jobs, or null for
-/// all dead ones.
+/// Locks the workflows of the jobs that REQUEUE requeues, and returns them as `locked_workflows` does. $1 queue, $2
+/// jobs, or null for all dead ones.
 pub(super) const LOCK_WORKFLOWS: &str = concat!(
     "\
 WITH wanted AS MATERIALIZED (
@@ -83,13 +90,15 @@ WITH wanted AS MATERIALIZED (
     locked_workflows!()
 );
 
-/// Requeues archived jobs, and counts them. $1 queue, $2 jobs, or null for all dead ones, $3 workflows that LOCK_WORKFLOWS has locked in
-/// the same transaction.
+/// Requeues archived jobs, and counts them. $1 queue, $2 jobs, or null for all dead ones, $3 workflows that
+/// LOCK_WORKFLOWS has locked in the same transaction.
 ///
-/// A job is passed if its workflow is not locked, its unique key belongs to a job that waits or runs or is in an uncommitted put, or if a job of its
-/// id waits or runs. Of several with the same id the newest is requeued: an id that is named means the job that ended last,
-/// also if it is done. Of several with the same unique key the one with the lowest id is requeued. Order: by id. Locks: the archived rows. SKIP LOCKED skips jobs that another session requeues or
-/// prunes.
+/// It skips a job if its workflow is not locked, if a job with its id waits or runs, or if its unique key belongs to
+/// a job that waits or runs or is in an uncommitted put. Of several jobs with the same id it requeues the newest. An
+/// id in $2 means the job that ended last, also if that is done. Of several jobs with the same unique key it requeues
+/// the one with the lowest id.
+///
+/// Order: by id. Locks: the archived rows. SKIP LOCKED skips jobs that another session requeues or prunes.
 pub(super) const REQUEUE: &str = concat!(
     "\
 WITH wanted AS MATERIALIZED (
@@ -120,8 +129,8 @@ WITH wanted AS MATERIALIZED (
     ", ",
     reopened!(),
     ", back AS (
-    INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, annotations,
-        attempt_log)
+    INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error,
+        annotations, attempt_log)
     SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, ",
     requeued_annotations!(),
     ", attempt_log
@@ -141,8 +150,8 @@ WHERE q_name = $1 AND outcome = $2 AND ended_at <= statement_timestamp() - $3 * 
 
 /// Deletes up to 10,000 archived jobs of any queue. $1 outcome, $2 least age in microseconds.
 ///
-/// A job stays whose outcome a follow-up does not know yet, and one of a workflow that has not ended. Order: the oldest first. SKIP LOCKED skips rows that another session
-/// has locked.
+/// A job stays if a follow-up does not know its outcome yet, or if its workflow has not ended. Order: the oldest first.
+/// SKIP LOCKED skips rows that another session has locked.
 pub(super) const PRUNE_ALL: &str = "\
 DELETE FROM {archive} WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM {archive} AS ended
@@ -154,8 +163,8 @@ DELETE FROM {archive} WHERE ctid = ANY (ARRAY(
 
 /// Deletes the jobs of a queue that are neither leased nor locked. $1 queue.
 ///
-/// Locks: the rows of the jobs. SKIP LOCKED skips jobs that transactions have taken, and unique keys that an open put moves
-/// to another job.
+/// Locks: the rows of the jobs. SKIP LOCKED skips jobs that transactions have taken, and unique keys that an open put
+/// moves to another job.
 pub(super) const CLEAR: &str = "\
 WITH free AS MATERIALIZED (
     SELECT ctid FROM {jobs} WHERE q_name = $1 FOR UPDATE SKIP LOCKED

@@ -218,28 +218,6 @@ SELECT EXISTS (
         SELECT FROM {jobs}
         WHERE q_name = {workflows} AND dequeued_at IS NULL AND schedule_at <= statement_timestamp())";
 
-/// Archives waiting jobs of a workflow as cancelled, counts them, and returns their ids. $1 jobs, $2 reason.
-///
-/// Order: by id. Locks: the rows of the jobs. SKIP LOCKED skips jobs that transactions have taken.
-pub(super) const STOP_JOBS: &str = "\
-WITH given AS (
-    SELECT $1::bigint[] AS jobs, $2::text AS reason
-), free AS MATERIALIZED (
-    SELECT ctid FROM {jobs} WHERE id = ANY ($1) AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
-), gone AS (
-    DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
-), counted AS (
-    INSERT INTO {counters} (q_name, task, counts)
-    SELECT q_name, task, json_build_object('cancelled', count(*))
-    FROM (SELECT q_name, {task} AS task FROM gone) AS job GROUP BY q_name, task
-)
-INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key,
-    outcome, error, annotations, attempt_log)
-SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, 'cancelled', $2,
-    annotations, attempt_log
-FROM gone ORDER BY id
-RETURNING id";
-
 /// Requeues archived jobs of a workflow, and lets the workflow wait for them again. Returns their queues. $1 workflow,
 /// $2 jobs, $3 whether the jobs wait for those before them (1), or are due at once (0).
 ///
@@ -320,19 +298,22 @@ macro_rules! locked_workflows {
         SELECT id, entry FROM {archive} WHERE id IN (SELECT id FROM own) AND q_name = {workflows} ORDER BY id FOR UPDATE
     ), replaced AS (
         SELECT id FROM {jobs}
-        WHERE id IN (SELECT id FROM own) AND q_name = {workflows} AND dequeued_at IS NULL AND id NOT IN (SELECT id FROM live)
+        WHERE id IN (SELECT id FROM own) AND q_name = {workflows} AND dequeued_at IS NULL
+            AND id NOT IN (SELECT id FROM live)
         UNION
         SELECT id FROM {archive}
         WHERE id IN (SELECT id FROM own) AND q_name = {workflows} AND entry NOT IN (SELECT entry FROM ended)
     )
-    SELECT own.id, CASE WHEN replaced.id IS NULL THEN 1 ELSE 0 END::bigint FROM own LEFT JOIN replaced ON replaced.id = own.id"
+    SELECT own.id, CASE WHEN replaced.id IS NULL THEN 1 ELSE 0 END::bigint
+    FROM own LEFT JOIN replaced ON replaced.id = own.id"
     };
 }
 
-/// The condition that the requeued archived row `job` is in no workflow, or in one that LOCK_WORKFLOWS or LOCK_SELECTED_WORKFLOWS has
-/// locked in this transaction.
+/// The condition that the requeued archived row `job` is in no workflow, or in one that LOCK_WORKFLOWS or
+/// LOCK_SELECTED_WORKFLOWS has locked in this transaction.
 ///
-/// The snapshot is younger than that of these statements, so it shows jobs of other workflows, too, that have ended in between.
+/// The snapshot is younger than that of these statements, so it shows jobs of other workflows, too, that have ended
+/// in between.
 macro_rules! has_locked_workflow {
     ($workflows: literal) => {
         concat!(

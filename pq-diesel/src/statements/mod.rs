@@ -125,7 +125,6 @@ declare_statements! {
     release: follow_ups::RELEASE,
     reaches: follow_ups::REACHES,
     due_workflows: follow_ups::DUE_WORKFLOWS,
-    stop_jobs: follow_ups::STOP_JOBS,
     run_again: follow_ups::RUN_AGAIN,
     wake: follow_ups::WAKE,
     forget_waits: follow_ups::FORGET_WAITS,

@@ -1,11 +1,10 @@
 //! Statements that change the jobs that a filter selects, one batch each.
 //!
-//! The first nine parameters are those of the filter. $10 is the position after which the batch begins, and $11 the most
-//! jobs. Each statement returns how many jobs were selected, the position of the last, how many of them were changed, and
-//! the queues into which jobs came.
+//! The first nine parameters are those of the filter. $10 is the position behind which the batch begins, and $11 the
+//! maximum number of jobs. Each statement returns how many jobs were selected, the position of the last one, how many
+//! of them were changed, and the queues into which jobs came.
 //!
-//! Jobs are selected without a lock, and then SKIP LOCKED skips those that transactions hold. No lock is waited for
-//! longer than for a moment.
+//! Jobs are selected without a lock, and then SKIP LOCKED skips those that transactions hold.
 
 use super::filter::{
     calls_task, comes_behind, filter, has_annotations, is_archived, is_blocked, is_kept, is_waiting, leased,
@@ -50,7 +49,8 @@ macro_rules! chosen_running {
     };
 }
 
-/// The condition on a row `job` of the archive that an operation changes. An id means the one that ended last, as in a list.
+/// The condition on a row `job` of the archive that an operation changes it. Of several jobs with one id that is the
+/// one that ended last, as in a list.
 macro_rules! is_selected_archived {
     () => {
         concat!(
@@ -109,9 +109,11 @@ pub(super) const TALLY: &str = concat!(
 /// $15 whether the time changes (0 or 1), $16 and $17 new time as an instant or as microseconds from now, or null,
 /// $18 new priority or null.
 ///
-/// A job is passed that is in the new queue already, or whose unique key is in use there or in an uncommitted put. Only an
-/// insert fires the trigger that notifies waiting sessions, so the rows are not updated. Order: by id. Locks: the rows of
-/// the jobs.
+/// It skips a job that is in the new queue already, or whose unique key is in use there or in an uncommitted put.
+/// Only an insert fires the trigger that notifies waiting sessions, so the rows are deleted and inserted, not
+/// updated.
+///
+/// Order: by id. Locks: the rows of the jobs.
 pub(super) const CHANGE_WAITING: &str = concat!(
     filter!(),
     scheduled_first!(),
@@ -149,7 +151,8 @@ pub(super) const CHANGE_WAITING: &str = concat!(
         ARRAY(SELECT DISTINCT q_name FROM back)"
 );
 
-/// Archives waiting jobs as cancelled, and counts them. Workflows are only made due. Order: by id. Locks: the rows of the jobs.
+/// Archives waiting jobs as cancelled, and counts them. Workflows are only made due. Order: by id. Locks: the rows of
+/// the jobs.
 pub(super) const CANCEL_SELECTED: &str = concat!(
     filter!(),
     scheduled_first!(),
@@ -238,11 +241,10 @@ pub(super) const LOCK_SELECTED_WORKFLOWS: &str = concat!(
     locked_workflows!()
 );
 
-/// Requeues dead and cancelled jobs. The position is that of the entry in the archive. $12 workflows that LOCK_SELECTED_WORKFLOWS has
-/// locked in the same transaction.
+/// Requeues dead and cancelled jobs. The position is that of the entry in the archive. $12 workflows that
+/// LOCK_SELECTED_WORKFLOWS has locked in the same transaction.
 ///
-/// A job is passed in the cases that REQUEUE names. Order: by the entry, and jobs are inserted by id. Locks: the archived
-/// rows.
+/// It skips the jobs that REQUEUE skips. Order: by entry, and jobs are inserted by id. Locks: the archived rows.
 pub(super) const RETRY_SELECTED: &str = concat!(
     filter!(),
     given!(),

@@ -29,7 +29,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 80);
-    assert_eq!(statements.texts().len(), 199);
+    assert_eq!(statements.texts().len(), 198);
 }
 
 #[test]

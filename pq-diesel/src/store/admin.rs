@@ -147,7 +147,11 @@ impl PgStore {
         queue: &QueueName,
         id: JobId,
     ) -> Result<CancelOutcome, Error> {
-        let waiting = [Value::Text(queue.as_str()), Value::BigInt(id.0)];
+        let waiting = [
+            Value::OptionalText(Some(queue.as_str())),
+            Value::BigInts(vec![id.0]),
+            Value::OptionalText(None),
+        ];
         let leased = [Value::BigInt(id.0), Value::Text(queue.as_str())];
         let as_single = single_statement(conn)?;
         for _ in 0..CANCEL_TRIES {

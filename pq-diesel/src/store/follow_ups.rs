@@ -177,8 +177,10 @@ impl PgStore {
         jobs: &[JobId],
         reason: &str,
     ) -> Result<Vec<JobId>, Error> {
-        let values = [Value::BigInts(jobs.iter().map(|job| job.0).collect()), Value::Text(reason)];
-        let cancelled: Vec<i64> = self.rows::<BigInt, _>(conn, &self.statements.stop_jobs, &values).await?;
+        let ids = jobs.iter().map(|job| job.0).collect();
+        let values = [Value::OptionalText(None), Value::BigInts(ids), Value::OptionalText(Some(reason))];
+        let cancelled: Vec<i64> =
+            self.rows::<BigInt, _>(conn, &self.statements.cancel_waiting, &values).await?;
         Ok(cancelled.into_iter().map(JobId).collect())
     }
 

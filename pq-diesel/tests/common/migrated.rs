@@ -5,8 +5,8 @@ use pq_testing::{Database, Server};
 
 /// Returns a database with the tables.
 ///
-/// `PQ_TEST_MIGRATED` may name one on the same server that is copied, as in ci/test. Otherwise the migrations run, which
-/// takes longer.
+/// `PQ_TEST_MIGRATED` may name one on the same server that is copied, as in ci/test. Otherwise the migrations run,
+/// which takes longer.
 pub(crate) fn migrated() -> Database {
     let server = Server::shared().expect("a server");
     if let Ok(template) = std::env::var("PQ_TEST_MIGRATED") {

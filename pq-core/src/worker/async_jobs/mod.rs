@@ -262,8 +262,8 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         self.slot.set_buffered_in_transaction(self.waiting.len());
     }
 
-    /// Handles what the futures and late calls have reported, and cancels the tokens of handlers that should end. Returns
-    /// whether a leased handler or a late take has ended.
+    /// Handles what the futures and late calls have reported, and cancels the tokens of handlers that should end.
+    /// Returns whether a leased handler or a late take has ended.
     fn record_events(&mut self) -> Result<bool, S::Error> {
         let (now, events) = (Instant::now(), self.events.take());
         let (mut ended, mut has_taken, mut failed) = (0, false, Ok(()));

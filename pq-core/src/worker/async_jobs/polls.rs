@@ -71,8 +71,8 @@ impl Polls {
 }
 
 impl<S: Store> Dispatcher<'_, S> {
-    /// Starts attempts, and takes up to `want` jobs if a poll is due. `has_ended` says that a handler or a late take has
-    /// ended, which may leave room for jobs of a limited queue.
+    /// Starts attempts, and takes up to `want` jobs if a poll is due. `has_ended` says that a handler or a late take
+    /// has ended, which may leave room for jobs of a limited queue.
     pub(super) fn poll_if_due(
         &mut self,
         polls: &mut Polls,

@@ -17,7 +17,8 @@ use crate::{Scan, Store, Taken};
 const MAX_LATE_TAKES: usize = 2;
 
 impl<S: Store> Dispatcher<'_, S> {
-    /// Takes jobs of the first queue that has any, and returns their number. A take that is late ends the poll, with none.
+    /// Takes jobs of the first queue that has any, and returns their number. A take that is late ends the poll, with
+    /// none.
     pub(super) fn poll(&mut self, want: usize) -> Result<Polled<usize>, S::Error> {
         let run = self.run;
         let scan = if ends_when_empty(run) { Scan::Full } else { Scan::Resume };
@@ -65,7 +66,8 @@ impl<S: Store> Dispatcher<'_, S> {
         taken
     }
 
-    /// Records the answer to a take for which jobs were reserved. Returns how many it has, and when the next one is due.
+    /// Records the answer to a take for which jobs were reserved. Returns how many it has, and when the next one is
+    /// due.
     fn record_take(
         &mut self,
         position: usize,
