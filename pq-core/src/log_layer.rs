@@ -42,7 +42,7 @@ pub struct JobLogLayer {
 impl JobLogLayer {
     /// Creates a layer that keeps events of the levels error, warn and info.
     ///
-    /// Workers of this process tell it from now on which attempt a thread runs.
+    /// From now on the workers of this process record which attempt a thread runs.
     #[must_use]
     pub fn new() -> Self {
         ask_for_current();

@@ -11,7 +11,7 @@ use crate::{Claim, Failure, Outcome, Put, QueueName, Trace};
 /// [`crate::Pq::with_trace`].
 ///
 /// The library creates its spans by the crate `tracing`. A tracer returns the context that is stored with each job,
-/// and is told what each span is about, so that it can set the span's name, parent and attributes.
+/// and receives what each span is about, so that it can set the span's name, parent and attributes.
 ///
 /// A function that returns the caller's trace context is a tracer, too.
 pub trait Tracer: Send + Sync {

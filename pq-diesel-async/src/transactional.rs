@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::pool::{BoxFuture, Lent};
 use crate::shared::Shared;
 
-/// How long a job is looked for after the transaction that held it was rolled back, if the server was told to cancel
+/// How long a job is looked for after the transaction that held it was rolled back, if the server was asked to cancel
 /// it.
 const RETAKE_WITHIN: Duration = Duration::from_secs(3);
 const RETAKE_EVERY: Duration = Duration::from_millis(20);

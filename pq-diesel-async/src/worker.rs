@@ -116,7 +116,7 @@ impl Worker {
 
     /// Runs until the worker is stopped, and its handlers have ended or [`Worker::stop_within`] has passed.
     ///
-    /// If the future is dropped, the worker aborts: handlers are told to end, and their jobs are given back.
+    /// If the future is dropped, the worker aborts: handlers are asked to end, and their jobs are given back.
     ///
     /// # Errors
     ///

@@ -58,7 +58,7 @@ async fn close_gate(gate: &mut AsyncPgConnection, trigger: &str) -> TestResult {
     Ok(())
 }
 
-/// A call of the worker for one queue hangs. The jobs of another run, and handlers are told to end.
+/// A call of the worker for one queue hangs. The jobs of another run, and handlers are asked to end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_take_and_a_settle_that_hang_stop_no_other_queue() -> TestResult {
     let triggers = [

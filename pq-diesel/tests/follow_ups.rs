@@ -55,7 +55,7 @@ fn a_put_by_sql_can_wait_for_others() -> Outcome {
     Ok(())
 }
 
-/// The worker is told by itself that a job has ended, and not by a look.
+/// The worker knows by itself that a job has ended, and not by a look.
 #[test]
 fn a_follow_up_starts_soon_after_the_last_end() -> Outcome {
     const MINUTE: Duration = Duration::from_secs(60);

@@ -215,7 +215,7 @@ thread_local! {
 /// Whether something asks for the current attempt. Until then nothing is set.
 static IS_ASKED_FOR: AtomicBool = AtomicBool::new(false);
 
-/// Has workers tell from now on which attempt a thread runs.
+/// Has workers record from now on which attempt a thread runs.
 #[cfg(feature = "log-layer")]
 pub(crate) fn ask_for_current() {
     IS_ASKED_FOR.store(true, Ordering::Relaxed);

@@ -14,7 +14,7 @@ pub trait Results: Jobs {
     /// Returns a job of any queue: the one with this id that waits or runs, or else the one that ended last.
     ///
     /// For a caller that may call it often. A store may leave out the payload, except of a dead or cancelled job, and
-    /// need not tell whether a waiting job is ready, blocked or scheduled.
+    /// need not say whether a waiting job is ready, blocked or scheduled.
     ///
     /// # Errors
     ///

@@ -10,7 +10,7 @@ use super::{MAX_CONCURRENCY, MAX_FOLLOWERS};
 /// The calls of one key. A group is removed once it has neither calls nor a limit of one that still matters.
 pub(super) struct QueueGroup<K, R, A> {
     key: K,
-    /// The number of calls that were told to run and have not begun.
+    /// The number of calls that were signalled to run and have not begun.
     granted: usize,
     /// The starts of the running calls.
     running: Vec<Instant>,

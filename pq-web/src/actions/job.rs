@@ -42,7 +42,7 @@ pub(crate) async fn act(
             return confirmation(&visit, &question, details, &path, &[], &page).into();
         }
         let done = run(&app, &visit, move |pq| pq.retry_from_step(job, &step)).await.map(describe);
-        return reply(page, told(&id, done));
+        return reply(page, notice_of(&id, done));
     }
     let change = match operation::read(&action, &fields) {
         None => return workflow::act(&app, &visit, &fields, job, &action).await,
@@ -59,11 +59,11 @@ pub(crate) async fn act(
     }
     let next = if change == Operation::Delete { "/jobs".to_owned() } else { page.clone() };
     let done = run(&app, &visit, move |pq| pq.change(job, &change)).await.map(describe);
-    reply(next, told(&id, done))
+    reply(next, notice_of(&id, done))
 }
 
 /// Returns the sentence about an outcome.
-pub(super) fn told(id: &str, done: Result<Result<String, String>, Unread>) -> Result<String, Unread> {
+pub(super) fn notice_of(id: &str, done: Result<Result<String, String>, Unread>) -> Result<String, Unread> {
     match done? {
         Ok(notice) => Ok(format!("Job {id}: {notice}.")),
         Err(refused) => Err(Unread(format!("Job {id} is not changed: {refused}."))),

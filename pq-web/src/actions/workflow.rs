@@ -2,7 +2,7 @@
 
 use pq_diesel::{JobId, Operation};
 
-use super::job::{describe, told};
+use super::job::{describe, notice_of};
 use super::{Reply, is_confirmed, reply, run, unknown};
 use crate::dashboard::App;
 use crate::form::confirmation;
@@ -44,5 +44,5 @@ pub(super) async fn act(app: &App, visit: &Visit, fields: &Fields, id: JobId, ac
         Some(change) => pq.change(id, &change),
         None => pq.retry_workflow_from(id, &name),
     });
-    reply(page, told(&id.to_string(), done.await.map(describe)))
+    reply(page, notice_of(&id.to_string(), done.await.map(describe)))
 }
