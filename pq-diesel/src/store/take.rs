@@ -20,31 +20,38 @@ use crate::{Error, Notify};
 /// The number of times a take is repeated that lost all of its jobs to other transactions.
 const MAX_RACES: usize = 8;
 
-/// The level of a queue that is limited. Its takes begin with the statement for limited queues.
-const LIMITED: usize = usize::MAX;
+/// The statement with which takes of a queue begin.
+#[derive(Clone, Copy, Debug)]
+enum FirstStatement {
+    /// The fallback of this level. At level 0 the fast path comes before it.
+    Fallback(usize),
+    /// The statement for limited queues.
+    Limited,
+}
 
-/// Which fallback statement the last full scan of each queue needed.
+/// Which statement the last full scan of each queue needed.
 ///
-/// Without it each take of such a queue would first run all earlier statements, which find only that a later one is
-/// needed. For a while the queue's takes therefore begin with that statement. This is a hint: the result of a
-/// statement is right at any level.
+/// Each take of such a queue would first run all earlier statements, only to find that a later one is needed. So for
+/// a while the queue's takes begin with that statement. This is a hint: the result of a statement is right at any
+/// level.
 #[derive(Debug, Default)]
-pub(crate) struct FallbackLevels(RwLock<HashMap<QueueName, (usize, Instant)>>);
+pub(crate) struct FallbackLevels(RwLock<HashMap<QueueName, (FirstStatement, Instant)>>);
 
 impl FallbackLevels {
-    fn of(&self, queue: &QueueName) -> usize {
+    fn of(&self, queue: &QueueName) -> FirstStatement {
         let levels = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        levels.get(queue).filter(|(_, until)| Instant::now() < *until).map_or(0, |(level, _)| *level)
+        let known = levels.get(queue).filter(|(_, until)| Instant::now() < *until);
+        known.map_or(FirstStatement::Fallback(0), |(first, _)| *first)
     }
 
-    /// Notes that the statement of this level was needed and how long it took. The hint of a fast one lasts longer.
-    fn note(&self, queue: &QueueName, level: usize, took: Duration) {
+    /// Notes that this statement was needed and how long it took. The hint of a fast one lasts longer.
+    fn note(&self, queue: &QueueName, first: FirstStatement, took: Duration) {
         let is_fast = took < Duration::from_millis(5);
         let now = Instant::now();
         let until = now + Duration::from_secs(if is_fast { 10 } else { 1 });
         let mut levels = self.0.write().unwrap_or_else(PoisonError::into_inner);
         levels.retain(|_, (_, until)| now < *until);
-        levels.insert(queue.clone(), (level, until));
+        levels.insert(queue.clone(), (first, until));
     }
 
     fn forget(&self, queue: &QueueName) {
@@ -52,10 +59,10 @@ impl FallbackLevels {
     }
 }
 
-/// After which pause a take of a limited queue is repeated if another transaction had locked what was missing.
+/// The pause after which a take of a limited queue is repeated if another transaction has locked what is missing.
 ///
-/// That is a short take in most cases, which nothing notifies of. It can be a transaction of an application that stays
-/// open, so the pause doubles.
+/// In most cases that is a short take, whose end notifies no wait. It can also be a transaction of an application that
+/// stays open, so the pause doubles.
 #[derive(Debug, Default)]
 pub(crate) struct BusyPauses(Mutex<HashMap<QueueName, Duration>>);
 
@@ -76,7 +83,7 @@ impl BusyPauses {
 
 /// Whether the table stored so many bytes of large payloads that a take of many jobs has to measure them.
 ///
-/// This is known for a moment only: a take of many jobs could meet what was put since.
+/// Large payloads may be put at any time, so this is known for [`LOOK_AGAIN`] only.
 #[derive(Debug, Default)]
 pub(crate) struct PayloadStorage(Mutex<Option<(Measure, Instant)>>);
 
@@ -133,13 +140,13 @@ impl PgStore {
     ) -> Result<Taken, Error> {
         self.forget_keys_in_test(conn).await?;
         let statements = &self.statements.fallbacks;
-        let mut first = self.fallback_levels.of(queue);
-        if first == LIMITED {
-            if let Some(taken) = self.take_limited(conn, queue, request, owner).await? {
-                return Ok(taken);
-            }
-            first = 0;
-        }
+        let first = match self.fallback_levels.of(queue) {
+            FirstStatement::Fallback(level) => level,
+            FirstStatement::Limited => match self.take_limited(conn, queue, request, owner).await? {
+                Some(taken) => return Ok(taken),
+                None => 0,
+            },
+        };
         let taken = match first {
             0 => self.fast_path.take(self, conn, queue, request, owner).await?,
             level if level + 1 == statements.len() => {
@@ -158,13 +165,13 @@ impl PgStore {
             raced |= result.raced;
             if !result.falls_back {
                 if level > first {
-                    self.fallback_levels.note(queue, level, begun.elapsed());
+                    self.fallback_levels.note(queue, FirstStatement::Fallback(level), begun.elapsed());
                 }
                 break;
             }
         }
         if result.is_limited {
-            self.fallback_levels.note(queue, LIMITED, Duration::ZERO);
+            self.fallback_levels.note(queue, FirstStatement::Limited, Duration::ZERO);
             if let Some(taken) = self.take_limited(conn, queue, request, owner).await? {
                 return Ok(taken);
             }
@@ -177,12 +184,7 @@ impl PgStore {
         if raced {
             // Other takes may have skipped what this one locked without taking it, and found nothing. They must poll
             // again.
-            let notified = self.notify_queues(conn, [queue]).await;
-            match owner {
-                Owner::Transaction => notified?,
-                // The jobs are the caller's already, so this must not fail.
-                Owner::Caller | Owner::Lease(_) => warn_unreleased(queue, notified),
-            }
+            self.notify_others(conn, queue, owner).await?;
         }
         Ok(Taken { jobs: result.jobs, next_due: result.next_due, rolled_back: result.rolled_back })
     }
@@ -218,11 +220,7 @@ impl PgStore {
         let awaits_end = matches!(owner, Owner::Transaction) && !result.jobs.is_empty();
         if result.raced || awaits_end {
             // The end of the transaction frees what the jobs have, or a key that was locked for no job.
-            let notified = self.notify_queues(conn, [queue]).await;
-            match owner {
-                Owner::Transaction => notified?,
-                Owner::Caller | Owner::Lease(_) => warn_unreleased(queue, notified),
-            }
+            self.notify_others(conn, queue, owner).await?;
         }
         let is_busy = result.jobs.is_empty() && result.next_due == Some(Duration::ZERO);
         let next_due = if is_busy { Some(self.busy_pauses.next(queue)) } else { result.next_due };
@@ -230,6 +228,24 @@ impl PgStore {
             self.busy_pauses.end(queue);
         }
         Ok(Some(Taken { jobs: result.jobs, next_due, rolled_back: false }))
+    }
+
+    /// Notifies other takes of the queue when the transaction of a take commits.
+    async fn notify_others(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        owner: Owner,
+    ) -> Result<(), Error> {
+        let notified = self.notify_queues(conn, [queue]).await;
+        match owner {
+            Owner::Transaction => notified,
+            // The jobs are the caller's already, so this must not fail.
+            Owner::Caller | Owner::Lease(_) => {
+                warn_unreleased(queue, notified);
+                Ok(())
+            }
+        }
     }
 
     async fn take_at_level(
