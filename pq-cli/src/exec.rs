@@ -240,8 +240,8 @@ fn end_group(group: u32, terminated_at: Instant) {
 
 /// Returns whether a process of the group has not ended.
 ///
-/// One that has ended belongs to the group until its parent asks for its status. An orphan's parent may do that late, or
-/// never. So the states of the processes decide, where they can be read.
+/// One that has ended belongs to the group until its parent asks for its status. An orphan's parent may do that late,
+/// or never. So the states of the processes decide, where they can be read.
 fn is_alive(group: u32) -> bool {
     let exists = id_of(group).is_some_and(|id| test_kill_process_group(id).is_ok());
     let states = if exists { states_of(group) } else { Vec::new() };

@@ -241,8 +241,8 @@ impl<S: Store> StepRun<'_, S> {
 
     /// Ends a step that a transaction of the caller has kept, and that commits with it.
     ///
-    /// The next step reads the kept ones again, and is refused if its connection does not see this one. Otherwise it would
-    /// wait for that transaction, which waits for the handler.
+    /// The next step reads the kept ones again, and is refused if its connection does not see this one. Otherwise it
+    /// would wait for that transaction, which waits for the handler.
     pub fn finish_in_transaction(self) {
         let context = self.context;
         self.finish();
