@@ -179,7 +179,10 @@ impl<S: Store> PreparedJob<'_, S> {
             let job = &self.incoming.claim;
             let attempt = job.attempt;
             let (queue, job_id, task) = (&job.queue, job.id, self.task.as_deref());
-            if dead {
+            if job.lease().is_some_and(|lease| run.leases.is_lost(lease)) {
+                // Another worker may have the job. Then the store refuses this outcome, so it is no death yet.
+                tracing::warn!(%queue, %job_id, task, attempt, %failure, "job failed after its lease was lost");
+            } else if dead {
                 tracing::error!(%queue, %job_id, task, attempt, %failure, dead, "job failed");
             } else {
                 tracing::warn!(%queue, %job_id, task, attempt, %failure, dead, "job failed");
