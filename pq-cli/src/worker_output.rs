@@ -19,6 +19,9 @@ pub(crate) fn describe(status: &Status) -> String {
     if let Some(mode) = status.stopping {
         let _ = writeln!(text, "  stopping: {mode}");
     }
+    if let Some(error) = &status.refused {
+        let _ = writeln!(text, "  polls are refused: {}", output::escape(error));
+    }
     if let Some(waiting) = status.waiting {
         let _ = writeln!(text, "  waiting {waiting}");
     }

@@ -120,6 +120,13 @@ pub enum Reason {
         /// The name of the task.
         task: String,
     },
+    /// The store refuses the polls of all live workers that serve the queue.
+    PollsRefused {
+        /// One of these workers.
+        worker: WorkerId,
+        /// The last error of its polls.
+        error: String,
+    },
     /// Other jobs of the queue come first.
     Behind {
         /// Their number, at most [`Reason::MAX_COUNTED`].
@@ -224,6 +231,11 @@ impl Reason {
             // Maintenance of any worker runs it.
         } else if live().next().is_none() {
             reasons.push(Self::NoWorker);
+        } else if live().all(|worker| worker.status.refused.is_some()) {
+            reasons.extend(live().find_map(|worker| {
+                let error = worker.status.refused.clone()?;
+                Some(Self::PollsRefused { worker: worker.id, error })
+            }));
         } else if let Some(task) = job.payload.task() {
             let knows = |worker: &WorkerInfo| {
                 worker.status.tasks.get(job.queue.as_str()).is_none_or(|tasks| tasks.contains(&task))
@@ -362,6 +374,9 @@ impl fmt::Display for Reason {
             Self::NoWorker => f.write_str("no live worker serves its queue"),
             Self::TaskUnknown { task } => {
                 write!(f, "no live worker of its queue knows the task {task:?}")
+            }
+            Self::PollsRefused { worker, error } => {
+                write!(f, "the polls of worker {worker}, which serves its queue, are refused: {error}")
             }
             Self::Behind { jobs: 1 } => f.write_str("1 job of its queue comes first"),
             Self::Behind { jobs } if *jobs >= Self::MAX_COUNTED => {

@@ -55,7 +55,8 @@ pub(crate) struct Incidents {
 #[derive(Debug, Default)]
 struct State {
     outage: Option<Outage>,
-    refused: BTreeMap<Call, Instant>,
+    /// Since when each kind of call has been refused, and the last error.
+    refused: BTreeMap<Call, (Instant, String)>,
 }
 
 /// The store cannot be reached, or accepts no changes.
@@ -96,11 +97,12 @@ impl Incidents {
         }
         // The store has answered.
         state.end_outage_of(call);
-        if state.refused.contains_key(&call) {
+        if let Some((_, last)) = state.refused.get_mut(&call) {
+            *last = error.to_string();
             tracing::debug!(%call, %error, "call failed again");
             return;
         }
-        state.refused.insert(call, Instant::now());
+        state.refused.insert(call, (Instant::now(), error.to_string()));
         if error.is_passing() {
             tracing::warn!(%call, %error, "call was refused; it will be repeated");
         } else {
@@ -115,10 +117,15 @@ impl Incidents {
         }
         let mut state = lock(&self.state);
         state.end_outage_of(call);
-        if let Some(began) = state.refused.remove(&call) {
+        if let Some((began, _)) = state.refused.remove(&call) {
             tracing::info!(%call, after = ?began.elapsed(), "call was accepted again");
         }
         self.any.store(state.outage.is_some() || !state.refused.is_empty(), Ordering::SeqCst);
+    }
+
+    /// Returns the last error of a kind of call that the store refuses at present, although it can be reached.
+    pub(crate) fn refusal(&self, call: Call) -> Option<String> {
+        lock(&self.state).refused.get(&call).map(|(_, error)| error.clone())
     }
 
     /// Returns whether the store cannot be reached, or accepts no changes.

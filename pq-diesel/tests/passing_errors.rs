@@ -4,13 +4,13 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{Outcome, PATIENCE, database};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
-use pq_diesel::{Error, Pq, Worker};
+use pq_diesel::{Error, Pq, StopMode, Worker};
 use pq_testing::{Database, Server};
 
 /// Sets a default of the database. Returns `false` if the server does not know the value.
@@ -50,6 +50,49 @@ fn a_worker_waits_out_a_lock_timeout_at_its_first_poll() -> Outcome {
         let report = running.join().map_err(|_| "the worker panicked")??;
         assert_eq!((polls.len(), report.done), (2, 1));
         Ok(())
+    })
+}
+
+/// What the store refuses is in its log, and in its heartbeats for those who look at the worker.
+#[test]
+fn a_worker_reports_the_last_error_of_its_polls() -> Outcome {
+    let database = database()?;
+    let pq = Pq::builder().url(database.url()).build()?;
+    let handler = pq.queue::<i64>("apples")?.transactional(|_, _| Ok::<_, Error>(()));
+    let worker = Worker::new(&pq).heartbeat_every(Some(Duration::from_millis(20))).serve(handler);
+    let (control, mut conn) = (worker.control(), database.connect()?);
+    let until = |is_refused: bool| -> Outcome {
+        let begun = Instant::now();
+        loop {
+            let refused = pq.workers()?.pop().map(|worker| worker.status.refused);
+            match refused {
+                Some(Some(error)) if is_refused => assert!(error.contains("pq.queue"), "{error}"),
+                Some(None) if !is_refused => {}
+                _ => {
+                    assert!(begun.elapsed() < PATIENCE, "{refused:?}");
+                    std::thread::sleep(Duration::from_millis(10));
+                    continue;
+                }
+            }
+            return Ok(());
+        }
+    };
+    std::thread::scope(|threads| {
+        let running = threads.spawn(|| worker.run());
+        let looked = (|| {
+            until(false)?;
+            pq.queue::<i64>("apples")?.put(&1)?;
+            while pq.queue::<i64>("apples")?.counts()?.live() > 0 {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            conn.batch_execute("ALTER TABLE pq.queue RENAME TO hidden; NOTIFY apples")?;
+            until(true)?;
+            conn.batch_execute("ALTER TABLE pq.hidden RENAME TO queue")?;
+            until(false)
+        })();
+        control.stop(StopMode::Finish);
+        running.join().map_err(|_| "the worker panicked")??;
+        looked
     })
 }
 

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use pq_core::{JobId, JobState, Limits, Operation, Outcome, PutOptions, Rate, Reason, StopMode, Worker};
+use pq_core::store::{Connect, Workers};
+use pq_core::{
+    Heartbeat, JobId, JobState, Limits, Operation, Outcome, PutOptions, Rate, Reason, Status, StopMode,
+    Worker,
+};
 use serde_json::json;
 
 use super::cases;
@@ -21,6 +25,7 @@ cases![
     a_job_that_a_transaction_holds_is_explained: Own,
     a_job_without_a_worker_is_explained: Own,
     a_job_whose_task_no_worker_knows_is_explained: Own,
+    a_job_whose_workers_are_refused_is_explained: Own,
     a_running_job_is_explained_with_its_worker: Own,
     several_reasons_are_in_the_order_of_their_importance: Own,
 ];
@@ -166,6 +171,26 @@ fn a_job_whose_task_no_worker_knows_is_explained<F: Fixture>(harness: &Harness<F
         assert_eq!(explain(harness, known).len(), 1, "it is only not due");
         control.stop(StopMode::Finish);
     });
+}
+
+fn a_job_whose_workers_are_refused_is_explained<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.put(1);
+    let (store, error) = (harness.pq.store(), "permission denied".to_owned());
+    let mut heartbeat = Heartbeat {
+        worker: None,
+        host: "here".to_owned(),
+        pid: 1,
+        supervisor: 1,
+        queues: vec![harness.queue().name().clone()],
+        threads: 1,
+        status: Status::default(),
+    };
+    heartbeat.status.refused = Some(error.clone());
+    let worker = store.with_connection(|conn| store.heartbeat(conn, &heartbeat)).unwrap().worker;
+    assert_eq!(explain(harness, id), [Reason::PollsRefused { worker, error }]);
+    heartbeat.status.refused = None;
+    store.with_connection(|conn| store.heartbeat(conn, &heartbeat)).unwrap();
+    assert_eq!(explain(harness, id), [Reason::Next], "another worker is not refused");
 }
 
 fn a_running_job_is_explained_with_its_worker<F: Fixture>(harness: &Harness<F>) {

@@ -30,7 +30,11 @@ impl HeartbeatSender {
             supervisor: run.settings.supervisor.unwrap_or_else(std::process::id),
             queues: run.queues.names(),
             threads: run.settings.threads,
-            status: Status { tasks: run.queues.tasks(), ..run.progress.status(run.stop.mode()) },
+            status: Status {
+                refused: run.incidents.refusal(Call::Poll),
+                tasks: run.queues.tasks(),
+                ..run.progress.status(run.stop.mode())
+            },
         };
         let store = run.store();
         let reply: Result<HeartbeatReply, S::Error> =

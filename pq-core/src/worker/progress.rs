@@ -57,6 +57,7 @@ impl Progress {
             buffered: self.threads.all().iter().map(ThreadSlot::buffered).sum(),
             running: self.threads.running(),
             report: self.report(),
+            refused: None,
             // An empty sum of floats is -0.0, which would be printed with its sign.
             per_second: rates.values().sum::<f64>() + 0.0,
             rates,

@@ -41,6 +41,8 @@ pub struct Status {
     pub running: Vec<Running>,
     /// Totals since the worker started.
     pub report: Report,
+    /// In a heartbeat, the last error of the worker's polls, while the store refuses them.
+    pub refused: Option<String>,
     /// In a heartbeat, the tasks that the worker knows, by queue. A queue that one handler serves is left out.
     pub tasks: BTreeMap<String, Vec<String>>,
     /// Jobs per second whose handlers ended, over the last ten seconds or since the worker started.

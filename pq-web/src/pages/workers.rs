@@ -47,9 +47,11 @@ fn one(visit: &Visit, worker: &WorkerInfo) -> Markup {
                 dd {
                     @if worker.heartbeat_age >= SILENT_AFTER { span class="tag fail" { "silent" } }
                     @else if let Some(mode) = worker.stop.or(worker.status.stopping) { span class="tag warn" { "stopping: " (mode.as_str()) } }
+                    @else if worker.status.refused.is_some() { span class="tag fail" { "polls refused" } }
                     @else { span class="tag ok" { "live" } }
                     " last heartbeat " (duration(worker.heartbeat_age)) " ago"
                 }
+                @if let Some(error) = &worker.status.refused { dt { "last error of its polls" } dd { (text(error)) } }
                 dt { "started" } dd { (time(worker.started_at)) }
                 @if worker.supervisor != worker.pid { dt { "supervisor" } dd { "process " (worker.supervisor) } }
                 dt { "queues" } dd { @for (index, queue) in worker.queues.iter().enumerate() { @if index > 0 { ", " } (beginning(queue, 60)) } }

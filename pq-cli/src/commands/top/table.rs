@@ -256,7 +256,8 @@ fn queue_row(queue: &QueueCounts, snapshot: &Snapshot) -> Row {
 fn worker_row(worker: &WorkerInfo) -> Row {
     let status = &worker.status;
     let stop = worker.stop.max(status.stopping);
-    let tone = match (worker.heartbeat_age >= SILENT_AFTER, stop.is_some()) {
+    let is_ill = worker.heartbeat_age >= SILENT_AFTER || status.refused.is_some();
+    let tone = match (is_ill, stop.is_some()) {
         (true, _) => Tone::Alert,
         (false, true) => Tone::Paused,
         (false, false) => Tone::Plain,
@@ -277,7 +278,11 @@ fn worker_row(worker: &WorkerInfo) -> Row {
             true => format!("gone, {} ago", format_age(worker.heartbeat_age)),
             false => format!("{} ago", format_age(worker.heartbeat_age)),
         },
-        stop.map(|mode| mode.to_string()).unwrap_or_default(),
+        match (stop, &status.refused) {
+            (Some(mode), _) => mode.to_string(),
+            (None, Some(error)) => format!("polls refused: {}", output::escape(error)),
+            (None, None) => String::new(),
+        },
     ];
     Row { cells, tone }
 }

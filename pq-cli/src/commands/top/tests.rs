@@ -353,6 +353,19 @@ fn repeated_stops_of_a_worker_escalate() {
 }
 
 #[test]
+fn a_worker_whose_polls_are_refused_says_why() {
+    let mut snapshot = busy();
+    snapshot.workers[0].status.refused = Some("permission denied\u{1b}".to_owned());
+    assert!(crate::worker_output::describe(&snapshot.workers[0].status).contains("permission denied\\u{1b}"));
+    let state = state(snapshot);
+    assert!(
+        screen(&state, 200, 40).contains("polls refused: permission denied"),
+        "{}",
+        screen(&state, 200, 40)
+    );
+}
+
+#[test]
 fn the_selection_follows_its_row() {
     let mut state = state(busy());
     keys(&mut state, "j");
