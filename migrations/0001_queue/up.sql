@@ -2443,6 +2443,7 @@ AS $names$
 DECLARE
     old record;
     waiting "pq"."queue"%ROWTYPE;
+    signal_lock bigint;
 BEGIN
     LOOP
         SELECT claim.job, claim.lease INTO old FROM "pq"."queue_unique" AS claim
@@ -2481,7 +2482,16 @@ BEGIN
                 CONTINUE;
             END IF;
             IF NOT FOUND THEN
-                RETURN;
+                -- A transaction that has sent the owner a signal holds its row, as one that runs it does. It has the
+                -- lock of queue_send_signal. The answer kept would be wrong, because the owner has not begun.
+                signal_lock := hashtextextended('pq signal ' || old.job, pg_typeof(NULL::"pq"."queue")::oid::bigint);
+                IF NOT EXISTS (
+                        SELECT FROM "pq"."queue" AS owner WHERE owner.id = old.job AND owner.dequeued_at IS NULL)
+                    OR pg_try_advisory_xact_lock(signal_lock) THEN
+                    RETURN;
+                END IF;
+                PERFORM pg_advisory_xact_lock(signal_lock);
+                CONTINUE;
             END IF;
             -- Only an insert fires the trigger that notifies waiting sessions, so the row is not updated. A job that is
             -- kept is inserted again, too: until this transaction ends no worker sees it, and then they are notified.

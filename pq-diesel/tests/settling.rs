@@ -12,7 +12,9 @@ use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionMa
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use pq_core::store::{Extension, Jobs};
-use pq_diesel::{CancelOutcome, Error, Job, Outcome as Ending, Pq, Queue, Retention, Settlement, Wait};
+use pq_diesel::{
+    CancelOutcome, Error, Job, JobResult, Outcome as Ending, Pq, Queue, Retention, Settlement, Wait,
+};
 use pq_testing::Database;
 use serde_json::{Value, json};
 
@@ -310,6 +312,27 @@ fn an_outcome_in_an_old_snapshot_cannot_overlook_a_cancellation() -> Outcome {
         let accepted = settle(&mut old, &[(&jobs[0], retry())]);
         assert!(accepted.as_ref().is_err_and(Error::is_conflict), "{accepted:?}");
         end_by(&mut old, "ROLLBACK")?;
+    }
+    Ok(())
+}
+
+/// Otherwise the end would notify nobody, and the job would be unknown afterwards.
+#[test]
+fn an_outcome_in_an_old_snapshot_cannot_overlook_that_it_is_awaited() -> Outcome {
+    for isolation in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let database = database()?;
+        let (queue, jobs) = leased(&database, 2)?;
+        let mut old = database.connect()?;
+        begin(&mut old, isolation)?;
+        let waited = queue.pq().wait_for::<()>(jobs[0].id, Wait::For(Duration::from_millis(1)))?;
+        assert!(matches!(waited, JobResult::Running), "{waited:?}");
+        let accepted = settle(&mut old, &[(&jobs[0], Ending::Complete)]);
+        assert!(accepted.as_ref().is_err_and(Error::is_conflict), "{isolation}: {accepted:?}");
+        end_by(&mut old, "ROLLBACK")?;
+        begin(&mut old, isolation)?;
+        assert_eq!(settle(&mut old, &[(&jobs[0], Ending::Complete)])?, [true]);
+        end_by(&mut old, "COMMIT")?;
+        assert!(matches!(queue.pq().result::<()>(jobs[0].id)?, JobResult::Done(())), "{isolation}");
     }
     Ok(())
 }

@@ -10,8 +10,8 @@ use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use pq_core::store::{Jobs, Keeping, NewStep, Steps};
 use pq_diesel::{
-    Claim, Context, Error, Job, JobState, Outcome as Ending, Pq, Queue, Settlement, StepKind, StepRecord,
-    Wait, Worker,
+    Claim, Context, Error, Job, JobState, OnConflict, Outcome as Ending, Pq, PutOptions, PutOutcome, Queue,
+    Settlement, StepKind, StepRecord, Wait, Worker,
 };
 use pq_testing::Database;
 use serde_json::{Value, json};
@@ -348,5 +348,33 @@ fn maintenance_goes_through_the_steps_of_many_jobs_in_parts() -> Outcome {
     let left = "SELECT count(*) FROM pq.queue_signals JOIN pq.queue_steps USING (job) WHERE job <= 12000";
     assert_eq!(number(&mut conn, left)?, 12_000);
     assert_eq!(number(&mut conn, "SELECT count(*) FROM pq.queue_signals")?, 12_000);
+    Ok(())
+}
+
+/// The sender's transaction holds the row of the job, as one that runs it would. The new payload must not be dropped.
+#[test]
+fn a_put_that_replaces_a_signalled_job_waits_for_the_sender() -> Outcome {
+    for end in ["COMMIT", "ROLLBACK"] {
+        let database = database()?;
+        let (queue, mut conn) = (queue(&database)?, database.connect()?);
+        let pq = Pq::connect(database.url())?;
+        let unique = PutOptions::new().unique_or("k", OnConflict::Replace);
+        queue.put_with(&json!(1), &unique)?;
+        let job = queue.lease(1, PATIENCE, Wait::No)?.remove(0);
+        assert!(matches!(sleep_for_signal(&pq, &job)?, Keeping::Waits(_)));
+        let put = std::thread::scope(|threads| -> Tested<_> {
+            let mut sender = database.connect()?;
+            sender.batch_execute("BEGIN")?;
+            pq.signal_on(&mut sender, job.id, "approved", &true)?;
+            let putting = threads.spawn(|| queue.put_with(&json!(2), &unique));
+            while !putting.is_finished() && number(&mut conn, WAITING)? == 0 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            sender.batch_execute(end)?;
+            Ok(putting.join().map_err(|_| "the put panicked")??)
+        })?;
+        assert_eq!((put.id, put.outcome), (job.id, PutOutcome::Replaced), "{end}");
+        assert_eq!(queue.get(Wait::No)?.map(|job| job.data), Some(json!(2)), "{end}");
+    }
     Ok(())
 }
