@@ -187,7 +187,9 @@ fn stdin_of(input: &str) -> io::Result<Stdio> {
 #[cfg(target_os = "linux")]
 fn anonymous_file() -> io::Result<File> {
     use rustix::fs::{MemfdFlags, memfd_create};
-    Ok(memfd_create("pq-input", MemfdFlags::CLOEXEC)?.into())
+    let create = |flags| memfd_create("pq-input", MemfdFlags::CLOEXEC | flags);
+    // The administrator can require the seal. A kernel before Linux 6.3 does not know it.
+    Ok(create(MemfdFlags::NOEXEC_SEAL).or_else(|_| create(MemfdFlags::empty()))?.into())
 }
 
 /// Creates a file for this user, and removes its name.
@@ -244,22 +246,24 @@ fn end_group(group: u32, terminated_at: Instant) {
 /// or never. So the states of the processes decide, where they can be read.
 fn is_alive(group: u32) -> bool {
     let exists = id_of(group).is_some_and(|id| test_kill_process_group(id).is_ok());
-    let states = if exists { states_of(group) } else { Vec::new() };
-    exists && (states.is_empty() || states.iter().any(|state| state != "Z"))
+    let have_ended = if exists { have_ended(group) } else { Vec::new() };
+    exists && (have_ended.is_empty() || have_ended.contains(&false))
 }
 
-/// Returns the states of the processes of a group, as Linux shows them; none on other systems.
-fn states_of(group: u32) -> Vec<String> {
-    let state_of = |stat: String| {
+/// Returns for each process of a group whether it has ended, as Linux shows them; none on other systems.
+fn have_ended(group: u32) -> Vec<bool> {
+    let has_ended = |stat: String| {
         // The name of the program, in parentheses, may contain anything.
         let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
         let (state, of_group) = (fields.next()?, fields.nth(1)?.parse() == Ok(group));
-        of_group.then(|| state.to_owned())
+        // The state is that of the first thread. The number of threads is the 18th field from it on.
+        let threads: u32 = fields.nth(14)?.parse().ok()?;
+        of_group.then_some(state == "Z" && threads <= 1)
     };
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     processes
         .filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok())
-        .filter_map(state_of)
+        .filter_map(has_ended)
         .collect()
 }
 

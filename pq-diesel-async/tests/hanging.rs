@@ -1,7 +1,7 @@
 //! Calls of a worker with asynchronous handlers that hang, while the server and all other connections are healthy.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::sql_types::BigInt;
@@ -114,5 +114,43 @@ async fn a_take_and_a_settle_that_hang_stop_no_other_queue() -> TestResult {
         assert_eq!((report.failed, report.lost), (0, 0), "{trigger}: {report:?}");
         assert_eq!(report.done + pq.queue::<()>("stuck")?.counts().await?.ready, 9, "{trigger}: {report:?}");
     }
+    Ok(())
+}
+
+/// Two takes of a queue hang. Together they may find as many jobs as the queue may run, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn takes_that_hang_count_against_the_limit_of_their_queue() -> TestResult {
+    let (database, pq, mut conn) = fresh().await;
+    let mut gate = AsyncPgConnection::establish(database.url()).await?;
+    close_gate(&mut gate, "AFTER INSERT ON pq.queue_leases FOR EACH ROW WHEN (NEW.jobs[1] <= 1)").await?;
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (now, peak) = (Arc::clone(&running), Arc::clone(&most));
+    let task = pq.queue("one")?.task::<u32>("one");
+    task.call_many(0..4).await?;
+    let handler = task.leased_async(move |_context, _job| {
+        let (now, peak) = (Arc::clone(&now), Arc::clone(&peak));
+        async move {
+            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            now.fetch_sub(1, Ordering::SeqCst);
+            Ok::<_, Error>(())
+        }
+    });
+    let worker = Worker::new(&pq).serve(handler).queue_concurrency("one", 1);
+    let control = worker.control();
+    let run = tokio::spawn(worker.run());
+    until(
+        &mut conn,
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'
+        AND datname = current_database()",
+    )
+    .await;
+    // The dispatcher gives up its patience meanwhile, and takes again if it may.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    drop(gate);
+    until_empty(&mut conn, "one").await;
+    control.stop(StopMode::Drain);
+    let report = tokio::time::timeout(LIMIT, run).await???;
+    assert_eq!((report.done, AtomicUsize::load(&most, Ordering::SeqCst)), (4, 1), "{report:?}");
     Ok(())
 }

@@ -305,7 +305,7 @@ macro_rules! locked_workflows {
         WHERE id IN (SELECT id FROM own) AND q_name = {workflows} AND entry NOT IN (SELECT entry FROM ended)
     )
     SELECT own.id, CASE WHEN replaced.id IS NULL THEN 1 ELSE 0 END::bigint
-    FROM own LEFT JOIN replaced ON replaced.id = own.id"
+    FROM own LEFT JOIN replaced ON replaced.id = own.id WHERE own.id IS NOT NULL"
     };
 }
 
@@ -317,7 +317,7 @@ macro_rules! locked_workflows {
 macro_rules! has_locked_workflow {
     ($workflows: literal) => {
         concat!(
-            "(annotations ? 'workflow' IS NOT TRUE
+            "(annotations -> 'workflow' ->> 'id' IS NULL
             OR (annotations -> 'workflow' ->> 'id')::bigint IN (SELECT unnest(",
             $workflows,
             "::bigint[])))"

@@ -36,25 +36,32 @@ pub(super) enum AttemptEnd<E> {
     Dropped,
 }
 
-/// The events that the thread has not handled, and the signal that wakes it.
+/// The events that the thread has not handled, or `None` when it has ended, and the signal that wakes it.
 pub(super) struct Events<E> {
-    events: Mutex<Vec<(usize, Event<E>)>>,
+    events: Mutex<Option<Vec<(usize, Event<E>)>>>,
     signal: Arc<WakeSignal>,
 }
 
 impl<E> Events<E> {
     pub(super) fn new(signal: &Arc<WakeSignal>) -> Arc<Self> {
-        Arc::new(Self { events: Mutex::default(), signal: Arc::clone(signal) })
+        Arc::new(Self { events: Mutex::new(Some(Vec::new())), signal: Arc::clone(signal) })
     }
 
     /// Returns the events since the last call, each with the number of its future.
     pub(super) fn take(&self) -> Vec<(usize, Event<E>)> {
-        std::mem::take(&mut lock(&self.events))
+        lock(&self.events).as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    pub(super) fn push(&self, number: usize, event: Event<E>) {
+    /// Returns the last events, and refuses those that come later, because the thread ends.
+    pub(super) fn close(&self) -> Vec<(usize, Event<E>)> {
+        lock(&self.events).take().unwrap_or_default()
+    }
+
+    /// Passes an event to the thread. Returns it if the thread has ended.
+    pub(super) fn push(&self, number: usize, event: Event<E>) -> Option<Event<E>> {
         let is_first = {
             let mut events = lock(&self.events);
+            let Some(events) = events.as_mut() else { return Some(event) };
             events.push((number, event));
             events.len() == 1
         };
@@ -62,6 +69,7 @@ impl<E> Events<E> {
         if is_first {
             self.signal.notify();
         }
+        None
     }
 }
 

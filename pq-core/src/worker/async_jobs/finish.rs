@@ -40,7 +40,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             let jobs = finished.len();
             let (run, thread, events) = (Arc::clone(self.run), self.thread, Arc::clone(&self.events));
             let settle = move || settle_apart(&run, &run.slots()[thread], finished);
-            let late = move |made| events.push(thread, Event::Settled { lease, jobs, made });
+            let late = move |made| drop(events.push(thread, Event::Settled { lease, jobs, made }));
             if self.calls.make(settle, late).is_some() {
                 self.forget(lease, jobs);
             }

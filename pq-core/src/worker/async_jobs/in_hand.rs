@@ -12,6 +12,7 @@ const MAX_BYTES: usize = 32 << 20;
 #[derive(Debug)]
 pub(super) struct InHand {
     concurrency: usize,
+    /// How many jobs of each queue are in hand, or may be found by late takes.
     by_queue: Vec<usize>,
     /// How many jobs of each queue wait only for others of their task.
     blocked: Vec<usize>,
@@ -66,13 +67,23 @@ impl InHand {
         self.bytes += job.size();
     }
 
+    /// Records that a late take of this many jobs counts against the limit of the queue, since it may still find them.
+    pub(super) fn reserve(&mut self, position: usize, jobs: usize) {
+        self.by_queue[position] += jobs;
+    }
+
+    /// Records that such a take has ended.
+    pub(super) fn release(&mut self, position: usize, jobs: usize) {
+        self.by_queue[position] -= jobs;
+    }
+
     /// Records a job that has ended, or that is given back.
     pub(super) fn remove(&mut self, position: usize, job: &Claim) {
         self.by_queue[position] -= 1;
         self.bytes -= job.size();
     }
 
-    /// Returns how many jobs of the queue are in hand.
+    /// Returns how many jobs of the queue are in hand, or may be found by late takes.
     pub(super) fn of_queue(&self, position: usize) -> usize {
         self.by_queue[position]
     }

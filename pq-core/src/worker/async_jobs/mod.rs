@@ -34,6 +34,7 @@ use self::flights::Flights;
 use self::in_hand::{InHand, MayBegin};
 use self::pace::Pace;
 use self::polls::{Found, Polls};
+use self::taking::give_back_unbegun;
 use self::transactional::TransactionalQueue;
 use super::prepared_job::PreparedJob;
 use super::thread_slots::{FinishedJob, ThreadSlot};
@@ -127,12 +128,13 @@ pub(super) fn run_dispatcher<S: Store>(run: &Arc<WorkerRun<S>>, thread: usize) -
     let executor =
         executor.ok_or_else(|| Error::InvalidSetting("a worker without an executor".to_owned()))?;
     let (signal, now) = (WakeSignal::new(), Instant::now());
-    Dispatcher {
+    let events = Events::new(&signal);
+    let mut dispatcher = Dispatcher {
         run,
         thread,
         slot: &run.slots()[thread],
         executor,
-        events: Events::new(&signal),
+        events: Arc::clone(&events),
         flights: Flights::default(),
         in_hand: InHand::new(run.queues.all.len(), run.settings.concurrency),
         is_limited: false,
@@ -146,8 +148,10 @@ pub(super) fn run_dispatcher<S: Store>(run: &Arc<WorkerRun<S>>, thread: usize) -
         late_takes: vec![0; run.queues.all.len()],
         pace: Pace::new(now),
         checked_at: now,
-    }
-    .run_until_stopped(&signal)
+    };
+    let ended = dispatcher.run_until_stopped(&signal);
+    events.close().into_iter().for_each(|(_, event)| give_back_unbegun(run, event));
+    ended
 }
 
 impl<'r, S: Store> Dispatcher<'r, S> {
@@ -219,7 +223,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         let room = most.saturating_sub(in_hand);
         // While handlers are quick, room for a few jobs is not worth a take of its own.
         let is_too_little = room < (ahead / 2).max(1);
-        let cannot_take = self.is_held_back || self.in_hand.is_full() || self.calls.is_full();
+        let cannot_take = self.is_held_back || self.in_hand.is_full() || !self.calls.may_take();
         if is_too_little || cannot_take { 0 } else { room.min(self.max_take) }
     }
 

@@ -56,6 +56,7 @@ impl Polls {
     /// Polls again only after a pause.
     fn pause(&mut self) {
         self.retry_at = Instant::now() + self.backoff.next_pause();
+        self.next_at = self.retry_at;
     }
 
     /// Has the next arrival call `waker`. Returns whether jobs have arrived since the last poll.
@@ -101,7 +102,6 @@ impl<S: Store> Dispatcher<'_, S> {
             Ok(polled) => polled,
             Err(error) => {
                 self.record_error(error, polls)?;
-                polls.next_at = polls.retry_at;
                 return Ok(Found::Something);
             }
         };
@@ -160,7 +160,6 @@ impl<S: Store> Dispatcher<'_, S> {
             Err(error) => {
                 run.incidents.failed(Call::Poll, &error);
                 polls.pause();
-                polls.next_at = polls.retry_at;
             }
         }
         Ok(false)

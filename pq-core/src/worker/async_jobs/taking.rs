@@ -11,7 +11,7 @@ use crate::wait::Polled;
 use crate::worker::batch::Batch;
 use crate::worker::threads::ends_when_empty;
 use crate::worker::worker_run::WorkerRun;
-use crate::{Scan, Store, Taken};
+use crate::{Outcome, Scan, Settlement, Store, Taken};
 
 /// The maximum number of late takes of one queue. The second is made on another connection.
 const MAX_LATE_TAKES: usize = 2;
@@ -60,9 +60,16 @@ impl<S: Store> Dispatcher<'_, S> {
     /// Takes jobs of a queue. Returns `None` if the call is late.
     fn take(&mut self, position: usize, want: usize, scan: Scan) -> Option<Result<Taken, S::Error>> {
         let (run, events) = (Arc::clone(self.run), Arc::clone(&self.events));
-        let late = move |taken| events.push(position, Event::Taken { reserved: want, taken });
+        let late_run = Arc::clone(&run);
+        let late = move |taken| {
+            let refused = events.push(position, Event::Taken { reserved: want, taken });
+            refused.into_iter().for_each(|event| give_back_unbegun(&late_run, event));
+        };
         let taken = self.calls.make(move || take(&run, position, want, scan), late);
-        self.late_takes[position] += usize::from(taken.is_none());
+        if taken.is_none() {
+            self.late_takes[position] += 1;
+            self.in_hand.reserve(position, want);
+        }
         taken
     }
 
@@ -96,6 +103,7 @@ impl<S: Store> Dispatcher<'_, S> {
     ) -> Result<(), S::Error> {
         self.calls.answered();
         self.late_takes[position] -= 1;
+        self.in_hand.release(position, reserved);
         let taken = taken.unwrap_or_else(|panic| resume_unwind(panic));
         let (count, _) = self.record_take(position, reserved, taken)?;
         if count > 0 {
@@ -143,4 +151,18 @@ fn take<S: Store>(run: &WorkerRun<S>, position: usize, want: usize, scan: Scan) 
         run.lease_added();
     }
     Ok(taken)
+}
+
+/// Gives back the jobs of a take that was so late that its thread has ended. Without that they would wait until their
+/// lease expires.
+pub(super) fn give_back_unbegun<S: Store>(run: &WorkerRun<S>, event: Event<S::Error>) {
+    let Event::Taken { taken: Ok(Ok(taken)), .. } = event else { return };
+    let Some(lease) = taken.jobs.first().and_then(|job| job.lease()) else { return };
+    let outcome = |job| Settlement { job, outcome: Outcome::GiveBack };
+    let settlements: Vec<Settlement<'_>> = taken.jobs.iter().map(|job| outcome(job)).collect();
+    let store = run.store();
+    if let Err(error) = store.with_connection(|conn| store.settle(conn, &settlements)) {
+        tracing::warn!(lease, %error, "jobs were not given back; their lease will expire");
+    }
+    run.leases.remove(lease);
 }
