@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use pq_core::{Outcome, Report, StopMode, Worker};
+use pq_core::{Filter, Outcome, Report, StopMode, Worker};
 
 use super::cases;
 use crate::Fixture;
@@ -128,8 +128,13 @@ fn a_stop_ends_at_its_deadline_although_a_handler_has_not<F: Fixture>(harness: &
         // The closure is dropped when the handler's thread has ended.
         assert_eq!(started.recv_timeout(TIMEOUT), Err(RecvTimeoutError::Disconnected));
         let counts = harness.counts();
-        assert_eq!((counts.running, counts.ready), if leased { (1, 0) } else { (0, 1) });
-        assert_eq!(harness.clear(), u64::from(!leased));
+        assert_eq!(
+            (counts.running, counts.scheduled, counts.ready),
+            if leased { (0, 1, 0) } else { (0, 0, 1) }
+        );
+        let job = harness.queue().list(&Filter::default(), 1).unwrap().remove(0);
+        assert_eq!((job.attempt, job.crashes), (0, 0));
+        assert_eq!(harness.clear(), 1);
     }
 }
 

@@ -66,7 +66,7 @@ impl HeartbeatSender {
 /// Runs `work` on a connection of the store, with the call timeout of an extension of the worker's leases.
 ///
 /// The thread extends leases too, so it must not wait longer.
-fn call_within<S: Store, R>(
+pub(super) fn call_within<S: Store, R>(
     run: &WorkerRun<S>,
     work: impl FnOnce(&mut S::Conn) -> Result<R, S::Error>,
 ) -> Result<R, S::Error> {

@@ -151,8 +151,7 @@ fn run_one<S: Store>(
         set_lease_length(run, lease, run.settings.lease);
     }
     if run.leases.report_expiry(lease) {
-        let job = &prepared.incoming.claim;
-        log_lost_lease(&job.queue, job.id, job.attempt);
+        log_lost_lease(&prepared.incoming.claim);
     }
     let result = prepared.unless_asked_to_end(run, result);
     let (settled_as, checkpoint) = context.take_effects();

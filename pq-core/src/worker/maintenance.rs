@@ -65,9 +65,9 @@ fn relieve_threads<S: Store>(run: &WorkerRun<S>) {
             .is_some_and(|timeout| handler.since.elapsed() > timeout.saturating_add(run.settings.lease));
         if hangs && run.leases.remove(lease) {
             tracing::error!(
-                queue = %handler.queue,
-                job_id = %handler.id,
-                attempt = handler.attempt,
+                queue = %handler.job.queue,
+                job_id = %handler.job.id,
+                attempt = handler.job.attempt,
                 "handler ignored its timeout; its lease will expire"
             );
         }

@@ -358,8 +358,9 @@ where
     ///
     /// The time is counted from the first request to stop, of any mode. A tenth of it before the end, running
     /// handlers are asked to end, as by [`crate::StopMode::Abort`]. At the end the worker returns although a handler
-    /// has not. That handler continues on its thread until it returns or the process ends. The lease of its job is
-    /// not extended, its outcome is not stored, and its transaction is rolled back, so the job runs again.
+    /// has not. That handler continues on its thread until it returns or the process ends. Its outcome is not stored,
+    /// and its transaction is rolled back, so the job runs again: one that was leased after a lease length. Neither an
+    /// attempt nor a crash is counted.
     ///
     /// Set it to less than the time after which the process is killed.
     #[must_use]

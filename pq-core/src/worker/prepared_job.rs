@@ -119,12 +119,9 @@ impl<S: Store> PreparedJob<'_, S> {
         timeout: Option<Duration>,
         since: Instant,
     ) -> RunningHandler {
-        let job = &self.incoming.claim;
         RunningHandler {
-            id: job.id,
-            queue: job.queue.clone(),
+            job: Arc::clone(&self.incoming.claim),
             task: self.task.clone(),
-            attempt: job.attempt,
             lease,
             timeout,
             since,

@@ -11,15 +11,13 @@ use super::status::Running;
 use super::tally::EndedAttempt;
 use crate::handler::JobNotes;
 use crate::lock::lock;
-use crate::{Claim, JobId, Outcome, QueueName};
+use crate::{Claim, Outcome};
 
 /// A handler that is running.
 #[derive(Clone)]
 pub(super) struct RunningHandler {
-    pub(super) id: JobId,
-    pub(super) queue: QueueName,
+    pub(super) job: Arc<Claim>,
     pub(super) task: Option<String>,
-    pub(super) attempt: i32,
     pub(super) lease: Option<i64>,
     pub(super) timeout: Option<Duration>,
     pub(super) since: Instant,
@@ -127,10 +125,10 @@ impl ThreadSlots {
     /// Returns the jobs whose handlers are running, in the order of their ids.
     pub(super) fn running(&self) -> Vec<Running> {
         let describe = |handler: RunningHandler| Running {
-            id: handler.id,
-            queue: handler.queue.to_string(),
+            id: handler.job.id,
+            queue: handler.job.queue.to_string(),
             task: handler.task,
-            attempt: handler.attempt,
+            attempt: handler.job.attempt,
             age: handler.since.elapsed(),
         };
         let mut running: Vec<Running> =

@@ -100,15 +100,16 @@ const STORE_CHECK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Ends the run although handlers have not returned.
 ///
-/// Their leases are no longer extended, and their outcomes are not passed to the store.
+/// Their leases are no longer extended, and their outcomes are not passed to the store. The lease keeper leaves their
+/// jobs to other workers when it ends.
 fn abandon<S: Store>(run: &WorkerRun<S>) {
     run.abandoned.store(true, Ordering::SeqCst);
     run.stop.request(StopMode::Abort);
     for handler in run.slots().iter().flat_map(ThreadSlot::all_running) {
         tracing::error!(
-            queue = %handler.queue,
-            job_id = %handler.id,
-            attempt = handler.attempt,
+            queue = %handler.job.queue,
+            job_id = %handler.job.id,
+            attempt = handler.job.attempt,
             "the worker ended although a handler had not; the job will run again"
         );
     }
