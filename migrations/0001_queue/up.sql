@@ -3119,7 +3119,11 @@ BEGIN
             format('invalid weight %s: it must be 1 to 1000', weight)
         WHEN least(running, rate, burst, running_per_group, rate_per_group, burst_per_group) < 1
             OR greatest(running, rate, burst, running_per_group, rate_per_group, burst_per_group) > largest THEN
-            format('invalid limit: each must be 1 to %s', largest)
+            (SELECT format('invalid %s %s: it must be 1 to %s', given.name, given.value, largest)
+            FROM (VALUES ('running', running), ('rate', rate), ('burst', burst),
+                ('running_per_group', running_per_group), ('rate_per_group', rate_per_group),
+                ('burst_per_group', burst_per_group)) AS given (name, value)
+            WHERE given.value NOT BETWEEN 1 AND largest LIMIT 1)
         WHEN per_us NOT BETWEEN 1 AND 31622400000000 THEN
             format('invalid period %L: it must be 1 microsecond to 366 days', period)
         WHEN burst IS NOT NULL AND rate IS NULL OR burst_per_group IS NOT NULL AND rate_per_group IS NULL THEN

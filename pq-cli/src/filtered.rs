@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::ArgGroup;
 use pq_diesel::{ChangeOutcome, Filter, JobId, JobState, Operation, Pq};
 
 use crate::confirm::Confirmation;
@@ -83,13 +84,13 @@ impl Conditions {
 
 /// The jobs of a command: single ones, or those of a queue that the conditions select.
 #[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("which").args(["ids", "queue"]).required(true))]
 pub(crate) struct Selection {
     /// Job ids.
-    #[arg(required_unless_present = "queue", value_parser = job_output::parse_id, allow_negative_numbers = true)]
-    #[arg(conflicts_with = "Conditions")]
+    #[arg(value_parser = job_output::parse_id, allow_negative_numbers = true, conflicts_with = "Conditions")]
     pub(crate) ids: Vec<i64>,
     /// All jobs of this queue that the command changes, or those that the options select.
-    #[arg(long, value_name = "QUEUE", conflicts_with = "ids", required_unless_present = "ids")]
+    #[arg(long, value_name = "QUEUE")]
     pub(crate) queue: Option<String>,
     #[command(flatten)]
     pub(crate) conditions: Conditions,

@@ -9,8 +9,9 @@ use crate::{Claim, CodecError, Error, Payload, PayloadLimits};
 /// The outcome of a taken job.
 ///
 /// A handler returns it, or `()` for [`Outcome::Complete`], and [`crate::Queue::settle`] takes it. Any outcome that a
-/// transactional handler returns commits what the handler wrote, except [`Outcome::RolledBack`]. An attempt that ends
-/// without one, because the process crashed or the lease expired, counts, and the job is requeued.
+/// transactional handler returns commits what the handler wrote, except [`Outcome::RolledBack`]. If an attempt ends
+/// without one, because the process crashed or the lease expired, the job is requeued. A crash is counted if it is
+/// known that the handler had begun.
 ///
 /// ```
 /// use std::time::Duration;

@@ -49,8 +49,8 @@ fn a_limit_by_sql_is_what_the_library_sets() -> Outcome {
     assert_eq!(count(&mut conn, "SELECT count(*) FROM pq.queue_controls")?, 0);
 
     for (arguments, expected) in [
-        (", running => 0", "invalid limit: each must be 1 to 1000000"),
-        (", rate => 1000001", "invalid limit: each must be 1 to 1000000"),
+        (", running => 0", "invalid running 0: it must be 1 to 1000000"),
+        (", rate => 1000001", "invalid rate 1000001: it must be 1 to 1000000"),
         (", burst => 1", "invalid burst: it must come with a rate"),
         (", rate => 1, period => '0'", "invalid period '00:00:00'"),
         (", group_key => ''", "invalid group_key ''"),

@@ -47,6 +47,7 @@ mod time_travel;
 mod transactional_handlers;
 mod transactions;
 mod unique_keys;
+mod unknown_tasks;
 mod wait;
 mod workers;
 mod workflow_retries;
@@ -92,7 +93,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 51] = [
+    let topics: [fn() -> Vec<Case<F>>; 52] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -113,6 +114,7 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         serialization_keys::cases,
         strict_order::cases,
         unique_keys::cases,
+        unknown_tasks::cases,
         limits::cases,
         rate_limits::cases,
         fairness::cases,

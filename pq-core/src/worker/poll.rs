@@ -97,7 +97,7 @@ pub(super) fn poll<S: Store>(
         }
         served.limiter.record_empty(thread);
         empty.push(position);
-        next_due = earlier(next_due, batch.next_due);
+        next_due = earlier(next_due, served.poll_due(batch.next_due));
     }
     Ok(PollResult::Empty { next_due })
 }

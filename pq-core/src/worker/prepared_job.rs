@@ -1,5 +1,6 @@
 //! A taken job with the handler that runs it, and the outcome of its attempt.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -235,6 +236,7 @@ impl<S: Store> PreparedJob<'_, S> {
         let (queue, bound) = (&served.queue, run.settings.leave_unknown_tasks_for);
         let outcome = match &failure {
             Failure::UnknownTask(_) | Failure::ChangedSteps(_) if self.incoming.envelope.is_some() => {
+                served.leaves_jobs.store(true, Ordering::Relaxed);
                 leave_to_others(queue, &self.incoming, &failure, bound)
             }
             _ => self.policy().after_failure(queue, &self.incoming, &failure, retry),

@@ -3,8 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::sharing::SharingLimit;
 use super::take_limiter::TakeLimiter;
@@ -26,9 +27,24 @@ pub(super) struct ServedQueue<S: Store> {
     pub(super) sharing_limit: SharingLimit,
     /// Whether the queue was limited at the last take of jobs, which are taken under a lease then.
     pub(super) limited: AtomicBool,
+    /// Whether the worker has left a job of the queue to others.
+    pub(super) leaves_jobs: AtomicBool,
 }
 
+/// How long a worker that leaves jobs to others waits when a job of the queue falls due. Another worker that waits
+/// takes it meanwhile.
+const LET_OTHERS_FIRST: Duration = Duration::from_millis(500);
+
 impl<S: Store> ServedQueue<S> {
+    /// Returns when the queue is to be polled for a job that falls due after this time.
+    ///
+    /// A job that the worker has left to others would else be taken and left again, each time for longer, if this
+    /// worker is a bit quicker than those.
+    pub(super) fn poll_due(&self, next_due: Option<Duration>) -> Option<Duration> {
+        let pause = if self.leaves_jobs.load(Ordering::Relaxed) { LET_OTHERS_FIRST } else { Duration::ZERO };
+        next_due.map(|due| due.saturating_add(pause))
+    }
+
     /// Returns whether all handlers run in the transaction that takes their jobs.
     ///
     /// If some handlers are leased, the queue is leased, and the transactional ones get a transaction each.
@@ -114,6 +130,7 @@ impl<S: Store> QueueSet<S> {
                     limiter: TakeLimiter::default(),
                     sharing_limit: SharingLimit::default(),
                     limited: AtomicBool::new(false),
+                    leaves_jobs: AtomicBool::new(false),
                 });
                 self.all.len() - 1
             }

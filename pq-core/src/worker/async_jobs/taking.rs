@@ -89,7 +89,7 @@ impl<S: Store> Dispatcher<'_, S> {
             queue.needs_lease = taken.jobs.iter().any(|job| job.limited);
             queue.look_again();
         }
-        let next_due = taken.next_due;
+        let next_due = self.run.queues.all[position].poll_due(taken.next_due);
         self.add(position, taken);
         Ok((count, next_due))
     }

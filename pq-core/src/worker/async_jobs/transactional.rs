@@ -158,8 +158,9 @@ impl<S: Store> Dispatcher<'_, S> {
         }
         match end {
             AttemptEnd::Empty { next_due } => {
-                let interval = self.run.store().poll_interval();
-                queue.poll_at = Instant::now() + next_due.map_or(interval, |due| due.min(interval));
+                let (interval, served) = (self.run.store().poll_interval(), &self.run.queues.all[position]);
+                queue.poll_at =
+                    Instant::now() + served.poll_due(next_due).map_or(interval, |due| due.min(interval));
                 // It may have looked before the job was put that it was to be looked for.
                 queue.may_have_jobs &= queue.looks != looks;
                 self.run.record_poll();
