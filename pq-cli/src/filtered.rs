@@ -18,8 +18,8 @@ const MAX_COUNTED: usize = 1_000_000;
 /// Options that select jobs of a queue.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Conditions {
-    /// Only jobs in this state. Can be repeated.
-    #[arg(long, value_name = "STATE")]
+    /// Only jobs in this state; dequeued means taken by the Python pq. Can be repeated.
+    #[arg(long, value_name = "STATE", value_parser = values::state())]
     state: Vec<JobState>,
     /// Only calls of this task.
     #[arg(long, value_name = "NAME")]
@@ -47,8 +47,9 @@ impl Conditions {
         self.state.is_empty()
     }
 
-    /// Returns the filter for a queue. Without an option for the state it selects jobs in one of `default`.
-    fn filter(
+    /// Returns the filter for what an operation can change in a queue. Without an option for the state it selects jobs
+    /// in one of `default`.
+    fn filter_for(
         &self,
         pq: &Pq,
         queue: &str,
@@ -66,8 +67,17 @@ impl Conditions {
                 others.join(", ")
             )));
         }
+        let mut filter = self.filter(pq, queue)?;
+        if self.state.is_empty() {
+            filter.states = default.to_vec();
+        }
+        Ok(filter)
+    }
+
+    /// Returns the filter for a queue.
+    pub(crate) fn filter(&self, pq: &Pq, queue: &str) -> Result<Filter, Failure> {
         let mut filter = Filter::queue(pq.queue::<()>(queue)?.name());
-        filter.states = if self.state.is_empty() { default.to_vec() } else { self.state.clone() };
+        filter.states.clone_from(&self.state);
         (filter.task, filter.error) = (self.task.clone(), self.error.clone());
         filter.group.clone_from(&self.group);
         filter.tags.clone_from(&self.tag);
@@ -79,6 +89,21 @@ impl Conditions {
             filter.until = age.and_then(|age| now.checked_sub_signed(age)).or(oldest).max(oldest);
         }
         Ok(filter)
+    }
+
+    /// Describes what the options select among the jobs of a queue, such as ` with error "no mailbox"`. The states are
+    /// left out.
+    fn describe(&self) -> String {
+        let quoted =
+            |name: &str, value: &Option<String>| value.as_ref().map(|value| format!("{name} {value:?}"));
+        let given = [("task", &self.task), ("error", &self.error), ("group", &self.group)];
+        let mut all: Vec<String> =
+            given.into_iter().filter_map(|(name, value)| quoted(name, value)).collect();
+        all.extend(self.tag.iter().map(|tag| format!("tag {tag:?}")));
+        let members = self.metadata.as_ref().and_then(|members| serde_json::to_string(members).ok());
+        all.extend(members.map(|members| format!("metadata {members}")));
+        all.extend(self.older_than.map(|age| format!("an age over {}", output::format_duration(age))));
+        if all.is_empty() { String::new() } else { format!(" with {}", all.join(", ")) }
     }
 }
 
@@ -139,7 +164,7 @@ pub(crate) fn operate(
     words: &Words,
     yes: &Confirmation,
 ) -> Result<ExitCode, Failure> {
-    let filter = conditions.filter(pq, queue, operation, default)?;
+    let filter = conditions.filter_for(pq, queue, operation, default)?;
     let found = output::with_spinner("counting", || pq.preview(operation, &filter, MAX_COUNTED))?;
     if found == 0 {
         output::print(&format!("{} {}", plural(0, words.job), words.past))?;
@@ -147,7 +172,8 @@ pub(crate) fn operate(
     }
     let more = if found == MAX_COUNTED as u64 { "at least " } else { "" };
     let Words { verb, note, job, .. } = words;
-    let what = format!("{verb}s {more}{} of {queue:?}{note}", plural(found, job));
+    let selected = conditions.describe();
+    let what = format!("{verb}s {more}{} of {queue:?}{selected}{note}", plural(found, job));
     if !yes.confirm(&what)? {
         return Ok(ExitCode::from(1));
     }

@@ -41,6 +41,7 @@ fn operations_on_many_jobs_print_one_line() -> Outcome {
             &["retry", "--queue", "mail", "--yes"],
             &["retry", "--queue", "mail", "--state", "cancelled", "--yes"],
             &["move", "mail", "bills", "--state", "ready", "--yes"],
+            &["jobs", "bills", "--task", "mail", "--error", "timeout"],
             &["retry", "--queue", "bills", "--error", "timeout", "--yes"],
             &["retry", "--queue", "bills", "--error", "refused", "--yes"],
             &["delete", "--queue", "bills", "--state", "ready", "--task", "mail", "--yes"],
@@ -51,7 +52,7 @@ fn operations_on_many_jobs_print_one_line() -> Outcome {
     $ pq cancel --queue mail --task bill --yes
     0 jobs cancelled
     $ pq cancel --queue mail --task mail
-    ! pq: not confirmed: this cancels 2500 jobs of "mail"; pass --yes to confirm
+    ! pq: not confirmed: this cancels 2500 jobs of "mail" with task "mail"; pass --yes to confirm
     [2]
     $ pq cancel --queue mail --task mail --older-than 1h --yes
     0 jobs cancelled
@@ -65,6 +66,8 @@ fn operations_on_many_jobs_print_one_line() -> Outcome {
     2500 jobs requeued
     $ pq move mail bills --state ready --yes
     2500 jobs moved
+    $ pq jobs bills --task mail --error timeout
+    ID  STATE  PRIORITY  ATTEMPT  PUT  DUE  KEY  TAGS  PAYLOAD  ERROR
     $ pq retry --queue bills --error timeout --yes
     0 dead jobs requeued
     $ pq retry --queue bills --error refused --yes

@@ -3,39 +3,29 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use pq_diesel::{Filter, JobId, JobRecord, JobState, Key, Progress};
+use pq_diesel::{JobId, JobRecord, Key, Progress};
 use serde::Serialize;
 
 use super::examples;
 use crate::failure::Failure;
+use crate::filtered::Conditions;
 use crate::global::Global;
 use crate::job_output::{self, JobJson};
 use crate::output;
-use crate::values::{self, Members};
 
 /// List the jobs of a queue in the order of their ids.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
-    "pq jobs mail --state dead --state cancelled\npq jobs mail --after 1200 --limit 50 --json"
+    "pq jobs mail --state dead --state cancelled\npq jobs mail --state dead --error mailbox --older-than 1d\npq jobs mail --after 1200 --limit 50 --json"
 ))]
 pub(crate) struct Jobs {
     /// Queue name.
     queue: String,
-    /// Only jobs in this state; dequeued means taken by the Python pq. Can be repeated.
-    #[arg(long, value_name = "STATE", value_parser = values::state())]
-    state: Vec<JobState>,
     /// Only jobs with this serialization key.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// Only jobs of this group.
-    #[arg(long, value_name = "GROUP")]
-    group: Option<String>,
-    /// Only jobs with this tag. Can be repeated: the jobs have all of them.
-    #[arg(long, value_name = "TAG")]
-    tag: Vec<String>,
-    /// Only jobs whose metadata contains these members: a JSON object.
-    #[arg(long, value_name = "JSON", value_parser = values::json_object)]
-    metadata: Option<Members>,
+    #[command(flatten)]
+    conditions: Conditions,
     /// Only jobs with a greater id: the last id of the previous page.
     #[arg(long, value_name = "ID", value_parser = job_output::parse_id, allow_negative_numbers = true)]
     after: Option<i64>,
@@ -49,19 +39,14 @@ pub(crate) struct Jobs {
 
 impl Jobs {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
-        let queue = global.detached()?.queue::<()>(&self.queue)?;
-        let mut filter =
-            self.state.iter().fold(Filter::queue(queue.name()), |filter, state| filter.state(*state));
+        let pq = global.connect()?;
+        let mut filter = self.conditions.filter(&pq, &self.queue)?;
         if let Some(key) = &self.key {
             filter = filter.serialization_key(Key::new(key)?);
         }
-        filter.group.clone_from(&self.group);
-        filter.tags.clone_from(&self.tag);
-        filter.metadata = self.metadata.clone().unwrap_or_default();
         if let Some(id) = self.after {
             filter = filter.after(JobId(id));
         }
-        let pq = global.connect()?;
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let mut found = pq.list(&filter, limit.saturating_add(1))?;
         let more = found.len() > limit;

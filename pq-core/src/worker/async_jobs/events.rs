@@ -36,9 +36,12 @@ pub(super) enum AttemptEnd<E> {
     Dropped,
 }
 
+/// Events, each with the number of its future.
+type Numbered<E> = Vec<(usize, Event<E>)>;
+
 /// The events that the thread has not handled, or `None` when it has ended, and the signal that wakes it.
 pub(super) struct Events<E> {
-    events: Mutex<Option<Vec<(usize, Event<E>)>>>,
+    events: Mutex<Option<Numbered<E>>>,
     signal: Arc<WakeSignal>,
 }
 
@@ -47,13 +50,13 @@ impl<E> Events<E> {
         Arc::new(Self { events: Mutex::new(Some(Vec::new())), signal: Arc::clone(signal) })
     }
 
-    /// Returns the events since the last call, each with the number of its future.
-    pub(super) fn take(&self) -> Vec<(usize, Event<E>)> {
+    /// Returns the events since the last call.
+    pub(super) fn take(&self) -> Numbered<E> {
         lock(&self.events).as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Returns the last events, and refuses those that come later, because the thread ends.
-    pub(super) fn close(&self) -> Vec<(usize, Event<E>)> {
+    pub(super) fn close(&self) -> Numbered<E> {
         lock(&self.events).take().unwrap_or_default()
     }
 
