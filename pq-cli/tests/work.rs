@@ -232,7 +232,7 @@ fn a_stop_ends_at_its_deadline_and_kills_a_command_that_ignores_it() -> Outcome 
     wait_for("the command to begin", || Ok(lines(&beats) > 0))?;
     signal(&work.child, Signal::INT)?;
     assert_eq!(work.end()?.0, 0);
-    assert_eq!(json(&database, &["jobs", "mail", "--json"])?[0]["state"], "running");
+    assert_eq!(json(&database, &["jobs", "mail", "--json"])?[0]["state"], "scheduled");
     wait_for("the command to end", || {
         let before = lines(&beats);
         std::thread::sleep(Duration::from_millis(300));

@@ -324,7 +324,7 @@ fn an_outcome_in_an_old_snapshot_cannot_overlook_that_it_is_awaited() -> Outcome
         let (queue, jobs) = leased(&database, 2)?;
         let mut old = database.connect()?;
         begin(&mut old, isolation)?;
-        let waited = queue.pq().wait_for::<()>(jobs[0].id, Wait::For(Duration::from_millis(1)))?;
+        let waited = queue.pq().wait_for::<()>(jobs[0].id, Wait::For(Duration::from_secs(1)))?;
         assert!(matches!(waited, JobResult::Running), "{waited:?}");
         let accepted = settle(&mut old, &[(&jobs[0], Ending::Complete)]);
         assert!(accepted.as_ref().is_err_and(Error::is_conflict), "{isolation}: {accepted:?}");

@@ -200,6 +200,7 @@ where
     let (ends, alive): (Mutex<Receiver<()>>, Mutex<Sender<()>>) = (Mutex::new(is_dead), Mutex::new(alive));
     let ran = worker
         .stop_within(Duration::ZERO)
+        .dies_at_deadline()
         .map_results(move |_, result| {
             let _alive = &alive;
             control.stop(StopMode::Abort);

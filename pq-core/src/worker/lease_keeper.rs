@@ -26,7 +26,7 @@ pub(super) fn keep_leases<S: Store>(run: &WorkerRun<S>) {
         Duration::MAX
     });
     run.progress.end();
-    if run.is_abandoned() {
+    if run.is_abandoned() && !run.settings.dies_at_deadline {
         leave_running_jobs(run);
     }
     heartbeat.deregister(run);

@@ -369,6 +369,14 @@ where
         self
     }
 
+    /// Has the worker end at the deadline of a stop as if its process were killed. `pq-testing` tests crashes by it.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn dies_at_deadline(mut self) -> Self {
+        self.settings.dies_at_deadline = true;
+        self
+    }
+
     /// Returns a handle that stops this worker and returns its status.
     #[must_use]
     pub fn control(&self) -> Control<S> {

@@ -23,6 +23,8 @@ pub(super) struct Settings {
     pub(super) leave_unknown_tasks_for: Duration,
     /// `None` if a stopped worker waits for its handlers without limit.
     pub(super) stop_within: Option<Duration>,
+    /// Whether the end of a stop leaves the jobs of running handlers to their leases, as the end of the process does.
+    pub(super) dies_at_deadline: bool,
     /// How many asynchronous handlers run at the same time.
     pub(super) concurrency: usize,
     pub(super) executor: Option<Arc<dyn Executor>>,
@@ -41,6 +43,7 @@ impl Default for Settings {
             supervisor: None,
             leave_unknown_tasks_for: Duration::from_secs(24 * 3_600),
             stop_within: None,
+            dies_at_deadline: false,
             concurrency: 100,
             executor: None,
         }
