@@ -188,7 +188,8 @@ impl<S: Store> Context<S> {
 
     /// Returns whether cancellation of the job was requested.
     ///
-    /// The worker learns of a request when it extends the lease, which is within two seconds.
+    /// The worker learns of a request when it extends the lease, which is within two seconds. A retry, a
+    /// snooze or [`Outcome::GiveBack`] then cancels the job.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.lease().is_some_and(|lease| self.access.leases.is_cancel_requested(lease, self.job.id))
