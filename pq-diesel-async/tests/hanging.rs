@@ -38,6 +38,15 @@ async fn until(conn: &mut AsyncPgConnection, sql: &str) -> Duration {
     begun.elapsed()
 }
 
+/// Waits until a handler has set the flag.
+async fn until_set(flag: &AtomicBool, otherwise: &str) {
+    let asked = Instant::now();
+    while !AtomicBool::load(flag, Ordering::SeqCst) {
+        assert!(asked.elapsed() < SOON, "{otherwise}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Waits until no job waits or runs in a queue.
 async fn until_empty(conn: &mut AsyncPgConnection, queue: &str) -> Duration {
     let none = |table: &str| format!("NOT EXISTS (SELECT FROM pq.{table} WHERE q_name = '{queue}')");
@@ -72,12 +81,13 @@ async fn a_take_and_a_settle_that_hang_stop_no_other_queue() -> TestResult {
         let (stuck, other) =
             (pq.queue("stuck")?.task::<u32>("stuck"), pq.queue("other")?.task::<bool>("other"));
         stuck.call_many(0..3).await?;
-        let told = Arc::new(AtomicBool::new(false));
-        let tells = Arc::clone(&told);
+        let [begun, told] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+        let (begins, tells) = (Arc::clone(&begun), Arc::clone(&told));
         let handler = other.leased_async(move |context, job| {
-            let tells = Arc::clone(&tells);
+            let (begins, tells) = (Arc::clone(&begins), Arc::clone(&tells));
             async move {
                 if job.data {
+                    begins.store(true, Ordering::SeqCst);
                     context.cancelled().await;
                     tells.store(true, Ordering::SeqCst);
                 }
@@ -101,13 +111,9 @@ async fn a_take_and_a_settle_that_hang_stop_no_other_queue() -> TestResult {
             assert!(took < SOON, "{trigger}: the job took {took:?}");
         }
         other.call(&true).await?;
-        until(&mut conn, "SELECT count(*) FROM pq.queue_leases WHERE q_name = 'other'").await;
+        until_set(&begun, "the handler has not begun").await;
         control.stop(StopMode::Abort);
-        let begun = Instant::now();
-        while !AtomicBool::load(&told, Ordering::SeqCst) {
-            assert!(begun.elapsed() < SOON, "{trigger}: the handler was not told to end");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until_set(&told, "the handler was not told to end").await;
         drop(gate);
         let report = tokio::time::timeout(LIMIT, run).await???;
         // What hung was taken or settled all the same, because it was never cut off.

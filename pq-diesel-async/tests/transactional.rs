@@ -112,7 +112,8 @@ async fn after_a_crash_the_job_is_ready_at_once_and_runs_under_a_lease() -> Test
     let run = tokio::spawn(Worker::new(&pq).serve(handler).run());
     tokio::time::timeout(LIMIT, began.notified()).await?;
     // As if the process had died: nothing more is sent on its connection.
-    number(&mut conn, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'idle in transaction'").await;
+    number(&mut conn, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'idle in transaction'
+        AND datname = current_database()").await;
     run.abort();
     let seen = task.transactional_async(async |conn, _job| see(conn, "kept").await);
     let began = Instant::now();
