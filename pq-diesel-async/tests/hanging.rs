@@ -38,6 +38,13 @@ async fn until(conn: &mut AsyncPgConnection, sql: &str) -> Duration {
     begun.elapsed()
 }
 
+/// Waits until a statement waits at the gate.
+async fn until_a_call_hangs(conn: &mut AsyncPgConnection) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'
+        AND datname = current_database()";
+    until(conn, waiting).await;
+}
+
 /// Waits until a handler has set the flag.
 async fn until_set(flag: &AtomicBool, otherwise: &str) {
     let asked = Instant::now();
@@ -99,12 +106,7 @@ async fn a_take_and_a_settle_that_hang_stop_no_other_queue() -> TestResult {
             .serve(handler);
         let control = worker.control();
         let run = tokio::spawn(worker.run());
-        until(
-            &mut conn,
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'
-            AND datname = current_database()",
-        )
-        .await;
+        until_a_call_hangs(&mut conn).await;
         for _ in 0..5 {
             other.call(&false).await?;
             let took = until_empty(&mut conn, "other").await;
@@ -145,12 +147,7 @@ async fn takes_that_hang_count_against_the_limit_of_their_queue() -> TestResult 
     let worker = Worker::new(&pq).serve(handler).queue_concurrency("one", 1);
     let control = worker.control();
     let run = tokio::spawn(worker.run());
-    until(
-        &mut conn,
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'
-        AND datname = current_database()",
-    )
-    .await;
+    until_a_call_hangs(&mut conn).await;
     // The dispatcher gives up its patience meanwhile, and takes again if it may.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     drop(gate);

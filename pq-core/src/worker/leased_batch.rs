@@ -16,7 +16,7 @@ use super::transactional_batch::MAX_RERUNS;
 use super::worker_run::WorkerRun;
 use crate::handler::{Context, Entered, HandlerResult, Incoming, Run};
 use crate::lock::lock;
-use crate::{Claim, Error, Failure, Outcome, Scan, Settlement, Store, StoreError};
+use crate::{Claim, Error, Failure, Outcome, Scan, Settlement, Store, StoreError, Taken};
 
 /// The time that a finished job with a serialization key may wait for others to be settled with it.
 ///
@@ -44,17 +44,10 @@ pub(super) fn run_batch<S: Store>(
     scan: Scan,
     found: &mut dyn FnMut(),
 ) -> Result<Batch, S::Error> {
-    let (store, served) = (run.store(), &run.queues.all[position]);
-    let length = run.settings.lease;
-    let mut asked_at = Instant::now();
+    let served = &run.queues.all[position];
     let taken = {
         let _permit = served.limiter.acquire(want);
-        served.queue.in_take_span(want, || {
-            store.with_connection(|conn| {
-                asked_at = Instant::now();
-                store.lease(conn, served.queue.name(), want, length, scan)
-            })
-        })?
+        take_under_lease(run, position, want, scan)?
     };
     let Some(lease) = taken.jobs.first().and_then(|job| job.lease()) else {
         return Ok(Batch::empty(taken.next_due));
@@ -62,8 +55,6 @@ pub(super) fn run_batch<S: Store>(
     found();
     let batch = Batch::of(&taken.jobs);
     served.limited.store(taken.jobs.iter().any(|job| job.limited), Ordering::Relaxed);
-    run.leases.insert(lease, length, asked_at);
-    run.lease_added();
     let (slot, mut jobs) = (&run.slots()[thread], taken.jobs);
     if let Some(limit) = batch.lease_limit.filter(|limit| *limit < jobs.len()) {
         // A job that kills its worker must not take more than this many others with it.
@@ -95,6 +86,28 @@ pub(super) fn run_batch<S: Store>(
     settle_finished(run, slot);
     run.leases.remove(lease);
     Ok(Batch { unbegun: batch.taken - begun, ..batch })
+}
+
+/// Takes jobs of a queue under a lease, which is extended from then on.
+pub(super) fn take_under_lease<S: Store>(
+    run: &WorkerRun<S>,
+    position: usize,
+    want: usize,
+    scan: Scan,
+) -> Result<Taken, S::Error> {
+    let (store, queue, length) = (run.store(), &run.queues.all[position].queue, run.settings.lease);
+    let mut asked_at = Instant::now();
+    let taken = queue.in_take_span(want, || {
+        store.with_connection(|conn| {
+            asked_at = Instant::now();
+            store.lease(conn, queue.name(), want, length, scan)
+        })
+    })?;
+    if let Some(lease) = taken.jobs.first().and_then(|job| job.lease()) {
+        run.leases.insert(lease, length, asked_at);
+        run.lease_added();
+    }
+    Ok(taken)
 }
 
 /// Returns the next job to begin.

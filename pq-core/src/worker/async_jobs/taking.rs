@@ -9,6 +9,7 @@ use super::events::Event;
 use super::{Dispatcher, OwnLease, RESERVED_PAUSE, WaitingJob};
 use crate::wait::Polled;
 use crate::worker::batch::Batch;
+use crate::worker::leased_batch::take_under_lease;
 use crate::worker::threads::ends_when_empty;
 use crate::worker::worker_run::WorkerRun;
 use crate::{Outcome, Scan, Settlement, Store, Taken};
@@ -65,7 +66,7 @@ impl<S: Store> Dispatcher<'_, S> {
             let refused = events.push(position, Event::Taken { reserved: want, taken });
             refused.into_iter().for_each(|event| give_back_unbegun(&late_run, event));
         };
-        let taken = self.calls.make(move || take(&run, position, want, scan), late);
+        let taken = self.calls.make(move || take_under_lease(&run, position, want, scan), late);
         if taken.is_none() {
             self.late_takes[position] += 1;
             self.in_hand.reserve(position, want);
@@ -134,23 +135,6 @@ impl<S: Store> Dispatcher<'_, S> {
         let waits = |job| WaitingJob { position, prepared: served.prepare(job), since };
         self.waiting.extend(taken.jobs.into_iter().map(waits));
     }
-}
-
-/// Takes jobs of a queue under a lease, which is extended from then on.
-fn take<S: Store>(run: &WorkerRun<S>, position: usize, want: usize, scan: Scan) -> Result<Taken, S::Error> {
-    let (store, queue, length) = (run.store(), &run.queues.all[position].queue, run.settings.lease);
-    let mut asked_at = Instant::now();
-    let taken = queue.in_take_span(want, || {
-        store.with_connection(|conn| {
-            asked_at = Instant::now();
-            store.lease(conn, queue.name(), want, length, scan)
-        })
-    })?;
-    if let Some(lease) = taken.jobs.first().and_then(|job| job.lease()) {
-        run.leases.insert(lease, length, asked_at);
-        run.lease_added();
-    }
-    Ok(taken)
 }
 
 /// Gives back the jobs of a take that was so late that its thread has ended. Without that they would wait until their
