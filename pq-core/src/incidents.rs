@@ -25,6 +25,7 @@ pub(crate) enum Call {
     /// Returning expired leases and pruning.
     Maintain,
     /// Putting periodic jobs.
+    #[cfg(feature = "cron")]
     Cron,
 }
 
@@ -36,6 +37,7 @@ impl fmt::Display for Call {
             Self::Extend => "extend",
             Self::Heartbeat => "heartbeat",
             Self::Maintain => "maintain",
+            #[cfg(feature = "cron")]
             Self::Cron => "cron",
         })
     }
